@@ -1,0 +1,118 @@
+"""Puts the stack together: front door, contract, pages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+from connexion import ConnexionMiddleware
+from connexion.middleware.lifespan import LifespanMiddleware
+from connexion.middleware.swagger_ui import SwaggerUIMiddleware
+from connexion.options import SwaggerUIOptions
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import Router
+from starlette.types import ASGIApp
+
+import openapi
+from app.logs import configure_logs
+from app.middleware import RequestLog
+from app.pages import EXCEPTIONS, ROUTES, contract_routes, to_starlette
+from app.settings import Settings, SettingsError, read_settings
+from db import schema
+from db.pool import Pool
+from db.tasks import Tasks
+from handlers import problems
+from handlers.keys import Keys, KeySet, SharedSecret
+from handlers.tokens import Verifier
+from openapi.engine import ContractMiddleware
+
+CONTRACT = Path(openapi.__file__).with_name("openapi.yaml")
+
+CORS_MAX_AGE_SECONDS = 600
+
+
+class StartRefused(Exception):
+    """The service must not run like this; the message says what to do."""
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The service as an ASGI application.
+
+    Raises:
+        SettingsError: there is no database, or no key.
+        UnsupportedConstruct: the contract says something that the engine does not implement.
+    """
+    on_error = to_starlette(problems.answer)
+    connexion_app = ConnexionMiddleware(
+        Router([*ROUTES, *contract_routes(CONTRACT)]),
+        lifespan=_lifespan(settings),
+        middlewares=[
+            partial(ContractMiddleware, on_error=problems.answer, state_names=("tasks",)),
+            partial(ExceptionMiddleware, handlers=dict.fromkeys(EXCEPTIONS, on_error)),
+            SwaggerUIMiddleware,
+            LifespanMiddleware,
+        ],
+        swagger_ui_options=SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs"),
+    )
+    connexion_app.add_api(CONTRACT)
+    app: ASGIApp = connexion_app
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match"],
+            allow_credentials=True,
+            expose_headers=["ETag", "Location", "Retry-After", "WWW-Authenticate"],
+            max_age=CORS_MAX_AGE_SECONDS,
+        )
+    return RequestLog(app)
+
+
+def from_environment() -> ASGIApp:
+    """The service as the environment describes it, for a server that wants a factory."""
+    settings = read_settings()
+    configure_logs(settings.log_level, settings.log_format)
+    return create_app(settings)
+
+
+def _lifespan(settings: Settings) -> Callable[[Any], Any]:
+    if settings.database_url is None:
+        raise SettingsError("DATABASE_URL must be set")
+    url = settings.database_url.reveal()
+
+    @asynccontextmanager
+    async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
+        for check in await asyncio.to_thread(schema.check, url):
+            if not check.passed:
+                raise StartRefused(f"{check.name}: {check.detail}")
+        async with (
+            httpx.AsyncClient(follow_redirects=False, timeout=5.0) as client,
+            Pool(url, size=settings.database_pool_size, prepare=settings.database_prepare) as pool,
+        ):
+            yield {
+                "pool": pool,
+                "tasks": Tasks(pool, provision_users=settings.provision_users),
+                "verifier": Verifier(
+                    _keys(settings, client),
+                    issuer=settings.jwt_issuer,
+                    audience=settings.jwt_audience,
+                    leeway_seconds=settings.jwt_leeway_seconds,
+                ),
+            }
+
+    return lifespan
+
+
+def _keys(settings: Settings, client: httpx.AsyncClient) -> Keys:
+    if settings.jwt_secret:
+        return SharedSecret(settings.jwt_secret.reveal().encode())
+    if settings.jwt_jwks_url:
+        return KeySet(settings.jwt_jwks_url, client)
+    raise SettingsError("JWT_SECRET or JWT_JWKS_URL must be set: there is no default secret")

@@ -1,0 +1,157 @@
+"""All configuration, read once from the environment. A mistake stops the start and names the variable."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import environ
+import platformdirs
+
+from db.url import to_conninfo
+
+SECRET_MINIMUM_BYTES = 32
+"""As long as HS256's hash (RFC 7518, section 3.2)."""
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
+
+
+class SettingsError(Exception):
+    """A variable is missing or wrong; the message names it, and never tells a secret."""
+
+
+class Secret:
+    """A value that shows itself only when asked."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def reveal(self) -> str:
+        return self._value
+
+
+def _variable(name: str, convert: Callable[[str], Any], default: Any, help_: str) -> Any:
+    """A setting whose text is converted, or refused with the variable's name."""
+
+    def converter(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            if not value:
+                raise ValueError("is empty; unset it instead")
+            return convert(value)
+        except ValueError as error:
+            raise SettingsError(f"{name} {error}") from None
+
+    return environ.var(default, converter, name, help=help_)
+
+
+def _whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", text) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    return convert
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of: {', '.join(choices)}")
+        return text
+
+    return convert
+
+
+def _truth(text: str) -> bool:
+    return _one_of("true", "false")(text) == "true"
+
+
+def _secret(text: str) -> Secret:
+    if len(text.encode()) < SECRET_MINIMUM_BYTES:
+        raise ValueError(f"must have at least {SECRET_MINIMUM_BYTES} bytes")
+    return Secret(text)
+
+
+def _database_url(text: str) -> Secret:
+    return Secret(to_conninfo(text))
+
+
+def _jwks_url(text: str) -> str:
+    url = urlsplit(text)
+    if not url.hostname or url.scheme not in ("http", "https"):
+        raise ValueError("must be an https:// URL")
+    if url.scheme == "http" and url.hostname not in LOOPBACK:
+        raise ValueError("must be an https:// URL: with http://, whoever is on the way could replace the keys")
+    return text
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip() for origin in text.split(","))
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise ValueError("must be origins like https://app.example, separated by commas, without path or wildcard")
+    return origins
+
+
+@environ.config(prefix="", frozen=True)
+class Settings:
+    """The settings, by the names of their variables in lower case."""
+
+    database_url: Secret | None = _variable(
+        "DATABASE_URL", _database_url, None, "the database; without it, an embedded one"
+    )
+    database_pool_size: int = _variable("DATABASE_POOL_SIZE", _whole_number(1, 1000), 10, "connections per worker")
+    database_prepare: bool = _variable(
+        "DATABASE_PREPARE", _truth, True, "false for poolers that cannot prepare statements"
+    )
+    jwt_secret: Secret | None = _variable("JWT_SECRET", _secret, None, "the secret shared with the issuer (HS256)")
+    jwt_jwks_url: str | None = _variable("JWT_JWKS_URL", _jwks_url, None, "the issuer's key set")
+    jwt_issuer: str | None = _variable("JWT_ISSUER", str, None, "required `iss` of a token")
+    jwt_audience: str | None = _variable("JWT_AUDIENCE", str, None, "required `aud` of a token")
+    jwt_leeway_seconds: int = _variable(
+        "JWT_LEEWAY_SECONDS", _whole_number(0, 300), 0, "tolerated difference of clocks"
+    )
+    host: str = _variable("HOST", str, "127.0.0.1", "the address to listen on")
+    port: int = _variable("PORT", _whole_number(0, 65535), 8000, "the port to listen on")
+    workers: int = _variable("WORKERS", _whole_number(1, 256), 1, "worker processes")
+    cors_origins: tuple[str, ...] = _variable("CORS_ORIGINS", _origins, (), "origins that browsers may call from")
+    log_level: str = _variable(
+        "LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info", "what is worth a line"
+    )
+    log_format: str = _variable("LOG_FORMAT", _one_of("console", "json"), "console", "how a line looks")
+    provision_users: bool = _variable("PROVISION_USERS", _truth, True, "false: a user without a row is refused")
+    data_dir: Path = _variable(
+        "TASKPACT_DATA_DIR",
+        Path,
+        Path(platformdirs.user_data_dir("taskpact")),
+        "where the embedded database keeps its data",
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.jwt_secret and self.jwt_jwks_url:
+            raise SettingsError("JWT_SECRET and JWT_JWKS_URL exclude each other: set one")
+        if self.database_url and not (self.jwt_secret or self.jwt_jwks_url):
+            raise SettingsError("JWT_SECRET or JWT_JWKS_URL must be set: there is no default secret")
+
+
+def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SettingsError: a variable is missing or wrong.
+    """
+    settings: Settings = environ.to_config(Settings, variables)
+    return settings

@@ -1,0 +1,208 @@
+"""One server connection: a user's claims and a statement travel together, in one round trip.
+
+psycopg connects, negotiates TLS and knows the errors; its libpq layer, `psycopg.pq`, carries the messages in pipeline mode. Without `BEGIN`, all
+that is sent before a sync is one implicit transaction (PostgreSQL, "Pipelining"): the claims' local settings hold for the statement and are
+gone after it, and a failed message undoes the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+from psycopg import errors, pq
+
+from db.statements import CLAIMS, Statement
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn, PGresult
+
+Row = tuple[bytes | None, ...]
+Values = Sequence[bytes | None]
+
+CANCEL_SECONDS: Final = 1.0
+
+STALE_PLANS = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement, errors.FeatureNotSupported)
+"""A prepared statement that the server does not know, knows already, or cannot run since the schema changed under it."""
+
+
+class Connection:
+    """A connection that runs one statement at a time, under one user's claims.
+
+    It is used on one event loop, which it asks to watch the socket for as long as it lives: an idle connection that the server closes is known
+    to be lost at once.
+    """
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection, *, prepare: bool, on_lost: Callable[[Connection], None]
+    ) -> None:
+        self._connection = connection
+        self._pgconn: PGconn = connection.pgconn
+        self._socket = self._pgconn.socket
+        self._prepare = prepare
+        self._prepared: set[bytes] = set()
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[list[Row]] | None = None
+        self._result: PGresult | None = None
+        self._error: psycopg.Error | None = None
+        self._writing = False
+        self.is_lost = False
+        self._pgconn.nonblocking = 1
+        self._pgconn.enter_pipeline_mode()
+        self._loop.add_reader(self._socket, self._on_readable)
+
+    @classmethod
+    async def connect(
+        cls, conninfo: str, *, prepare: bool, timeout_seconds: float, on_lost: Callable[[Connection], None]
+    ) -> Connection:
+        """Connects.
+
+        Raises:
+            psycopg.OperationalError: it did not work, or not in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        except TimeoutError:
+            raise errors.ConnectionTimeout("connecting took too long") from None
+        return cls(connection, prepare=prepare, on_lost=on_lost)
+
+    async def run(self, user_id: bytes, statement: Statement, values: Values, timeout_seconds: float) -> list[Row]:
+        """Runs the statement as `user_id`, in a transaction of its own, and returns its rows, in text format.
+
+        After any exception but `psycopg.Error` with the connection still there, the connection is lost; so it is never handed on with an
+        answer outstanding.
+
+        Raises:
+            psycopg.Error: what the server said, by SQLSTATE, or that the connection was lost.
+            TimeoutError: no answer in time; the server was asked to cancel.
+        """
+        waiter = self._waiter = self._loop.create_future()
+        expiry = self._loop.call_later(timeout_seconds, self._expire)
+        try:
+            self._send(CLAIMS, (user_id,))
+            self._send(statement, values)
+            self._pgconn.pipeline_sync()
+            self._flush()
+            rows = await waiter
+        except psycopg.Error:
+            if self._pgconn.status != pq.ConnStatus.OK:
+                self.close()
+            raise
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            expiry.cancel()
+            self._waiter = None
+        self._prepared.add(CLAIMS.name)
+        self._prepared.add(statement.name)
+        return rows
+
+    def close(self) -> None:
+        """Closes the connection, whatever it is doing."""
+        if self.is_lost:
+            return
+        self.is_lost = True
+        self._loop.remove_reader(self._socket)
+        if self._writing:
+            self._loop.remove_writer(self._socket)
+        self._pgconn.finish()
+        self._on_lost(self)
+
+    def _send(self, statement: Statement, values: Values) -> None:
+        if not self._prepare:
+            self._pgconn.send_query_params(statement.sql, values)
+            return
+        if statement.name not in self._prepared:
+            self._pgconn.send_prepare(statement.name, statement.sql)
+        self._pgconn.send_query_prepared(statement.name, values)
+
+    def _flush(self) -> None:
+        pending = self._pgconn.flush() != 0
+        if pending and not self._writing:
+            self._loop.add_writer(self._socket, self._on_writable)
+        elif self._writing and not pending:
+            self._loop.remove_writer(self._socket)
+        self._writing = pending
+
+    def _on_writable(self) -> None:
+        try:
+            self._flush()
+        except psycopg.Error as error:
+            self._fail(error)
+
+    def _on_readable(self) -> None:
+        pgconn = self._pgconn
+        try:
+            pgconn.consume_input()
+            if self._waiter is None:
+                if pgconn.status != pq.ConnStatus.OK:
+                    self.close()
+                return
+            while not pgconn.is_busy():
+                result = pgconn.get_result()
+                if result is None:
+                    # Between two messages' results. The sync's result ends the loop, so that this does, too, only on a lost connection.
+                    if pgconn.status != pq.ConnStatus.OK:
+                        raise errors.OperationalError("the connection was lost")
+                    continue
+                status = result.status
+                if status == pq.ExecStatus.TUPLES_OK:
+                    self._result = result
+                elif status == pq.ExecStatus.PIPELINE_SYNC:
+                    self._finish()
+                    return
+                elif status == pq.ExecStatus.FATAL_ERROR and self._error is None:
+                    self._error = errors.error_from_result(result)
+        except psycopg.Error as error:
+            self._fail(error)
+
+    def _finish(self) -> None:
+        waiter, result, error = self._waiter, self._result, self._error
+        self._result = self._error = None
+        if waiter is None or waiter.done():
+            return
+        if error is not None:
+            waiter.set_exception(error)
+        elif result is not None:
+            get = result.get_value
+            columns = range(result.nfields)
+            waiter.set_result([tuple([get(row, column) for column in columns]) for row in range(result.ntuples)])
+
+    def _fail(self, error: psycopg.Error) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+        self.close()
+
+    def _expire(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())
+
+    def _abandon(self) -> None:
+        """Ends the connection in mid-flight, after telling the server not to go on."""
+        if self.is_lost:
+            return
+        self._loop.remove_reader(self._socket)
+        task = self._loop.create_task(self._cancel())
+        _cancelling.add(task)
+        task.add_done_callback(_cancelling.discard)
+        self.is_lost = True
+
+    async def _cancel(self) -> None:
+        try:
+            await self._connection.cancel_safe(timeout=CANCEL_SECONDS)
+        except psycopg.Error:
+            pass  # The server is gone, or too slow to be told: closing the connection has to do.
+        finally:
+            if self._writing:
+                self._loop.remove_writer(self._socket)
+            self._pgconn.finish()
+            self._on_lost(self)
+
+
+_cancelling: set[asyncio.Task[None]] = set()
+"""An event loop keeps only weak references to its tasks."""

@@ -1,0 +1,1 @@
+"""How a database gets its schema: Alembic's environment and the versions."""

@@ -1,0 +1,140 @@
+"""Users and tasks, with their trigger, the service's role, its grants and the policies that bind it."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+# The role belongs to the cluster and may serve other databases of it: it may exist already, and it may have to stay. Who made it may hand it
+# on; since PostgreSQL 16 even its maker must be granted the right to take it.
+CREATE_ROLE = """
+do $$
+begin
+    if not exists (select from pg_roles where rolname = 'taskpact_api') then
+        begin
+            create role taskpact_api nologin nosuperuser nobypassrls nocreatedb nocreaterole noreplication;
+        exception when duplicate_object or unique_violation then
+            null;  -- Another database's migration was faster.
+        end;
+    end if;
+    if current_setting('server_version_num')::integer >= 160000 then
+        if not pg_has_role(current_user, 'taskpact_api', 'SET') then
+            execute format('grant taskpact_api to %I with inherit false, set true', current_user);
+        end if;
+    elsif not pg_has_role(current_user, 'taskpact_api', 'MEMBER') then
+        execute format('grant taskpact_api to %I', current_user);
+    end if;
+end
+$$
+"""
+
+DROP_ROLE = """
+do $$
+begin
+    drop role taskpact_api;
+exception
+    when dependent_objects_still_exist or insufficient_privilege or object_in_use then
+        raise notice 'role taskpact_api is kept: %', sqlerrm;
+end
+$$
+"""
+
+TABLES = (
+    """
+    create table users (
+        id text not null,
+        email text,
+        name text,
+        created_at timestamptz not null default now(),
+        constraint users_pkey primary key (id),
+        constraint users_id_length check (char_length(id) between 1 and 255)
+    )
+    """,
+    r"""
+    create table tasks (
+        user_id text not null,
+        id uuid not null,
+        title text not null,
+        description text,
+        completed boolean not null default false,
+        version bigint not null default 1,
+        created_at timestamptz not null default now(),
+        updated_at timestamptz not null default now(),
+        constraint tasks_pkey primary key (user_id, id),
+        constraint tasks_user_id_fkey foreign key (user_id) references users (id) on delete cascade,
+        constraint tasks_title_length check (char_length(title) between 1 and 200),
+        constraint tasks_title_not_blank check (btrim(title, U&'"""
+    r"\0009\000A\000B\000C\000D\0020\0085\00A0\1680\2000\2001\2002\2003\2004\2005\2006\2007\2008\2009\200A\2028\2029\202F\205F\3000"
+    """') <> ''),
+        constraint tasks_description_length check (char_length(description) <= 2000)
+    )
+    """,
+    "create index tasks_id on tasks (id)",
+    "create index tasks_user_id_completed_id on tasks (user_id, completed, id)",
+)
+
+# Whoever changes a task, its version moves on and its creation stays. A change that changes nothing moves nothing.
+TRIGGER = (
+    """
+    create function tasks_touch() returns trigger language plpgsql as $$
+    begin
+        new.created_at := old.created_at;
+        new.updated_at := clock_timestamp();
+        new.version := old.version + 1;
+        return new;
+    end
+    $$
+    """,
+    """
+    create trigger tasks_touch before update on tasks
+    for each row when (old.* is distinct from new.*) execute function tasks_touch()
+    """,
+)
+
+# A local setting leaves an empty string behind when its transaction ends: nobody's id, not even by mistake.
+POLICIES = tuple(
+    statement
+    for table, owner in (("users", "id"), ("tasks", "user_id"))
+    for statement in (
+        f"alter table {table} enable row level security",
+        f"alter table {table} force row level security",
+        f"""
+        create policy {table}_owner on {table} to taskpact_api
+        using ({owner} = nullif(current_setting('taskpact.user_id', true), ''))
+        with check ({owner} = nullif(current_setting('taskpact.user_id', true), ''))
+        """,
+    )
+)
+
+GRANTS = (
+    "do $$ begin execute format('grant usage on schema %I to taskpact_api', current_schema()); end $$",
+    "grant select on alembic_version to taskpact_api",
+    "grant select, insert (id, email, name), update (email, name) on users to taskpact_api",
+    "grant select, insert (user_id, id, title, description), update (title, description, completed), delete"
+    " on tasks to taskpact_api",
+)
+
+REVOKES = (
+    "do $$ begin execute format('revoke usage on schema %I from taskpact_api', current_schema()); end $$",
+    "revoke all on alembic_version from taskpact_api",
+)
+
+
+def upgrade() -> None:
+    for statement in (CREATE_ROLE, *TABLES, *TRIGGER, *POLICIES, *GRANTS):
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    for statement in (
+        "drop table tasks",
+        "drop table users",
+        "drop function tasks_touch()",
+        *REVOKES,
+        DROP_ROLE,
+    ):
+        op.execute(statement)

@@ -1,0 +1,65 @@
+"""The tables, as SQLAlchemy maps them. A test holds them and the migrations together."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, func, text
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+BLANKS = r"\0009\000A\000B\000C\000D\0020\0085\00A0\1680" + "".join(
+    rf"\{code:04X}" for code in (*range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+)
+"""The characters of which a title must not consist alone: Unicode's white space, as the contract's pattern lists it."""
+
+timestamp_now = Annotated[datetime, mapped_column(TIMESTAMP(timezone=True), server_default=func.now())]
+bool_false = Annotated[bool, mapped_column(server_default=text("false"))]
+
+
+class Base(DeclarativeBase):
+    """The metadata that all tables share."""
+
+    type_annotation_map = {str: Text()}  # noqa: RUF012 - SQLAlchemy reads it from the class
+
+
+class User(Base):
+    """A person, as the issuer of the tokens knows them. Made at their first write."""
+
+    __tablename__ = "users"
+    __table_args__ = (CheckConstraint("char_length(id) between 1 and 255", name="users_id_length"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    email: Mapped[str | None]
+    name: Mapped[str | None]
+    created_at: Mapped[timestamp_now]
+
+
+class Task(Base):
+    """A task of one user.
+
+    The primary key leads with the owner and ends with a UUID that grows with time: a user's newest tasks are its end, read backwards,
+    however many tasks and users there are; and a sharded engine can distribute by it as it is.
+    """
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        CheckConstraint("char_length(title) between 1 and 200", name="tasks_title_length"),
+        CheckConstraint(f"btrim(title, U&'{BLANKS}') <> ''", name="tasks_title_not_blank"),
+        CheckConstraint("char_length(description) <= 2000", name="tasks_description_length"),
+        Index("tasks_id", "id"),
+        Index("tasks_user_id_completed_id", "user_id", "completed", "id"),
+    )
+
+    user_id: Mapped[str] = mapped_column(
+        ForeignKey("users.id", name="tasks_user_id_fkey", ondelete="CASCADE"), primary_key=True
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    description: Mapped[str | None]
+    completed: Mapped[bool_false]
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    created_at: Mapped[timestamp_now]
+    updated_at: Mapped[timestamp_now]

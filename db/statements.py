@@ -1,0 +1,182 @@
+"""Each operation's SQL, built with SQLAlchemy over the models and compiled once.
+
+PostgreSQL writes the JSON: the columns that `TASK_MEMBERS` names, in this order, and nothing else. Every statement filters by its owner, whom row-level
+security enforces again. Writes have the form `with changed as (update ... returning ...) select ...`, the one that sharded engines run too.
+
+Times are written in the session's zone, which `CLAIMS` sets to UTC for the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    BigInteger,
+    BindParameter,
+    Boolean,
+    Integer,
+    Select,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.sql import ClauseElement
+
+from db.models import Task, User
+
+API_ROLE: Final = "taskpact_api"
+"""The role under which every statement runs: it can neither bypass policies nor change the schema."""
+
+USER_ID_SETTING: Final = "taskpact.user_id"
+"""The setting in which policies find the user."""
+
+TASK_MEMBERS = ("id", "user_id", "title", "description", "completed", "created_at", "updated_at")
+
+DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement as the wire wants it: its name once it is prepared, its text, the order of its parameters."""
+
+    name: bytes
+    sql: bytes
+    parameters: tuple[str, ...]
+
+    @classmethod
+    def compile(cls, name: str, clause: ClauseElement) -> Statement:
+        compiled = clause.compile(dialect=DIALECT)
+        # SQLAlchemy repeats a parameter's name for each of its uses, PostgreSQL's $n is used as often as wanted.
+        order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
+        return cls(name.encode(), str(compiled).encode(), tuple(dict.fromkeys(order)))
+
+    def values(self, **named: bytes | None) -> list[bytes | None]:
+        """The parameters' values, in the statement's order."""
+        return [named[name] for name in self.parameters]
+
+
+USER_ID: BindParameter[str] = bindparam("user_id", type_=Text)
+EMAIL: BindParameter[str] = bindparam("email", type_=Text)
+NAME: BindParameter[str] = bindparam("name", type_=Text)
+TASK_ID: BindParameter[UUID] = bindparam("task_id", type_=Uuid)
+TITLE: BindParameter[str] = bindparam("title", type_=Text)
+DESCRIPTION: BindParameter[str] = bindparam("description", type_=Text)
+HAS_DESCRIPTION: BindParameter[bool] = bindparam("has_description", type_=Boolean)
+COMPLETED: BindParameter[bool] = bindparam("completed", type_=Boolean)
+VERSIONS: BindParameter[list[int]] = bindparam("versions", type_=ARRAY(BigInteger))
+CURSOR: BindParameter[UUID] = bindparam("cursor", type_=Uuid)
+LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
+
+OWN_TASK = and_(Task.user_id == USER_ID, Task.id == TASK_ID)
+UNCHANGED = or_(VERSIONS.is_(None), Task.version == func.any(VERSIONS))
+"""Whether the task is one of the versions that the client knows; without any, all are."""
+
+MEMBERS = tuple(getattr(Task, name) for name in TASK_MEMBERS)
+
+
+def _one(rows: CTE) -> Select[Any]:
+    task = select(*(rows.c[name] for name in TASK_MEMBERS)).cte("task")
+    return select(func.row_to_json(task.table_valued()), select(rows.c.version).scalar_subquery())
+
+
+def _list(*, completed: bool, cursor: bool) -> Select[Any]:
+    page = select(*MEMBERS).where(Task.user_id == USER_ID).order_by(Task.user_id.desc(), Task.id.desc()).limit(LIMIT)
+    if completed:
+        page = page.where(Task.completed == COMPLETED)
+    if cursor:
+        page = page.where(Task.id < CURSOR)
+    rows = page.cte("task")
+    return select(func.row_to_json(rows.table_valued()), rows.c.id).order_by(rows.c.id.desc())
+
+
+def _create() -> Select[Any]:
+    claims = select(USER_ID, EMAIL, NAME)
+    # The user's row is locked and written only when the token says something new, not with every task.
+    known = exists().where(
+        User.id == USER_ID,
+        User.email.is_not_distinct_from(EMAIL),
+        User.name.is_not_distinct_from(NAME),
+    )
+    provision = upsert(User).from_select(["id", "email", "name"], claims.where(~known))
+    provision = provision.on_conflict_do_update(
+        index_elements=[User.id], set_={"email": provision.excluded.email, "name": provision.excluded.name}
+    )
+    return _insert_task().add_cte(provision.cte("provisioned"))
+
+
+def _insert_task() -> Select[Any]:
+    values = select(USER_ID, TASK_ID, TITLE, DESCRIPTION)
+    rows = (
+        insert(Task)
+        .from_select(["user_id", "id", "title", "description"], values)
+        .returning(*MEMBERS, Task.version)
+        .cte("changed")
+    )
+    return _one(rows)
+
+
+def _update(**values: Any) -> Select[Any]:
+    rows = update(Task).where(OWN_TASK, UNCHANGED).values(**values).returning(*MEMBERS, Task.version).cte("changed")
+    return _one(rows)
+
+
+def _delete() -> Select[Any]:
+    rows = delete(Task).where(OWN_TASK, UNCHANGED).returning(Task.id).cte("changed")
+    return select(rows.c.id)
+
+
+def _get() -> Select[Any]:
+    rows = select(*MEMBERS, Task.version).where(OWN_TASK).cte("found")
+    return _one(rows)
+
+
+CLAIMS = Statement.compile(
+    "claims",
+    text(
+        f"select set_config('role', '{API_ROLE}', true), set_config('{USER_ID_SETTING}', :user_id, true),"
+        " set_config('TimeZone', 'UTC', true)"
+    ),
+)
+"""Who asks, told to PostgreSQL for one transaction: local settings are gone after it."""
+
+GET = Statement.compile("get", _get())
+LIST = {
+    (completed, cursor): Statement.compile(f"list_{completed:d}{cursor:d}", _list(completed=completed, cursor=cursor))
+    for completed in (False, True)
+    for cursor in (False, True)
+}
+CREATE = Statement.compile("create", _create())
+CREATE_FOR_KNOWN_USER = Statement.compile("create_for_known_user", _insert_task())
+REPLACE = Statement.compile(
+    "replace", _update(title=TITLE, description=DESCRIPTION, completed=func.coalesce(COMPLETED, Task.completed))
+)
+UPDATE = Statement.compile(
+    "update",
+    _update(
+        title=func.coalesce(TITLE, Task.title),
+        description=case((HAS_DESCRIPTION, DESCRIPTION), else_=Task.description),
+        completed=func.coalesce(COMPLETED, Task.completed),
+    ),
+)
+TOGGLE = Statement.compile("toggle", _update(completed=~Task.completed))
+DELETE = Statement.compile("delete", _delete())
+TASK_EXISTS = Statement.compile("task_exists", select(Task.version).where(OWN_TASK))
+USER_EXISTS = Statement.compile("user_exists", select(User.id).where(User.id == USER_ID))
+SCHEMA_VERSION = Statement.compile("schema_version", text("select version_num from alembic_version"))

@@ -1,0 +1,232 @@
+"""The operations on one user's tasks, one round trip each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import uuid_utils
+from psycopg import errors
+
+from db.connection import Row
+from db.pool import Pool
+from db.statements import (
+    CREATE,
+    CREATE_FOR_KNOWN_USER,
+    DELETE,
+    GET,
+    LIST,
+    REPLACE,
+    TASK_EXISTS,
+    TOGGLE,
+    UPDATE,
+    USER_EXISTS,
+    Statement,
+)
+
+KEEP: Final = object()
+"""Stands for a description that stays as it is, where None would remove it."""
+
+BOOLEANS = {True: b"true", False: b"false", None: None}
+
+
+class TaskNotFound(Exception):
+    """The user has no such task. Becomes 404."""
+
+
+class VersionMismatch(Exception):
+    """The task is none of the versions that the client knows. Becomes 412."""
+
+
+class UserUnknown(Exception):
+    """The user has no row, and the service does not make one. Becomes 401."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who asks: the token's `sub`, and what it says about the person."""
+
+    id: str
+    email: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task as PostgreSQL wrote it: its JSON, and its version."""
+
+    json: bytes
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a user's tasks, newest first: their JSON, and the id after which the next page begins, None on the last."""
+
+    items: list[bytes]
+    next_cursor: str | None
+
+
+class Tasks:
+    """Every user's tasks, each reached only as that user."""
+
+    def __init__(self, pool: Pool, *, provision_users: bool = True) -> None:
+        """With `provision_users`, a user's row is made at their first write; without, who has none is unknown."""
+        self._pool = pool
+        self._provision_users = provision_users
+
+    async def list(self, user: User, *, limit: int, cursor: str | None, completed: bool | None) -> Page:
+        """The newest `limit` tasks, or those after `cursor`; all, or only those (not) completed."""
+        statement = LIST[completed is not None, cursor is not None]
+        values = statement.values(
+            user_id=user.id.encode(),
+            completed=BOOLEANS[completed],
+            cursor=cursor.encode() if cursor else None,
+            limit=b"%d" % (limit + 1),
+        )
+        rows = await self._pool.run(user.id, statement, values)
+        if not rows:
+            await self._check_user(user)
+        items = [json for json, _ in rows[:limit] if json is not None]
+        next_cursor = rows[limit - 1][1] if len(rows) > limit else None
+        return Page(items, next_cursor.decode() if next_cursor else None)
+
+    async def create(self, user: User, *, title: str, description: str | None) -> tuple[UUID, TaskRow]:
+        """Creates a task, and the user's row where it is missing or the token says something new.
+
+        Raises:
+            UserUnknown: the user has no row, and none is to be made (401).
+        """
+        task_id = uuid_utils.uuid7()
+        statement = CREATE if self._provision_users else CREATE_FOR_KNOWN_USER
+        values = statement.values(
+            user_id=user.id.encode(),
+            email=_text(user.email),
+            name=_text(user.name),
+            task_id=str(task_id).encode(),
+            title=title.encode(),
+            description=_text(description),
+        )
+        try:
+            rows = await self._pool.run(user.id, statement, values)
+        except errors.ForeignKeyViolation:
+            raise UserUnknown from None
+        return UUID(int=task_id.int), _task(rows[0])
+
+    async def get(self, user: User, task_id: str) -> TaskRow:
+        """One task.
+
+        Raises:
+            TaskNotFound: the user has no such task (404).
+        """
+        return await self._one(GET, user, task_id, None)
+
+    async def replace(
+        self,
+        user: User,
+        task_id: str,
+        *,
+        title: str,
+        description: str | None,
+        completed: bool | None,
+        versions: Collection[int] | None,
+    ) -> TaskRow:
+        """Replaces title and description, and `completed` unless it is None.
+
+        Raises:
+            TaskNotFound: the user has no such task (404).
+            VersionMismatch: it is none of `versions` (412).
+        """
+        return await self._one(
+            REPLACE, user, task_id, versions,
+            title=title.encode(), description=_text(description), completed=BOOLEANS[completed],
+        )  # fmt: skip
+
+    async def update(
+        self,
+        user: User,
+        task_id: str,
+        *,
+        title: str | None,
+        description: object,
+        completed: bool | None,
+        versions: Collection[int] | None,
+    ) -> TaskRow:
+        """Changes what is not None, and the description unless it is `KEEP`.
+
+        Raises:
+            TaskNotFound: the user has no such task (404).
+            VersionMismatch: it is none of `versions` (412).
+        """
+        return await self._one(
+            UPDATE, user, task_id, versions,
+            title=_text(title), has_description=BOOLEANS[description is not KEEP],
+            description=description.encode() if isinstance(description, str) else None, completed=BOOLEANS[completed],
+        )  # fmt: skip
+
+    async def toggle(self, user: User, task_id: str, *, versions: Collection[int] | None) -> TaskRow:
+        """Completes the task, or takes that back, whichever it was.
+
+        Raises:
+            TaskNotFound: the user has no such task (404).
+            VersionMismatch: it is none of `versions` (412).
+        """
+        return await self._one(TOGGLE, user, task_id, versions)
+
+    async def delete(self, user: User, task_id: str, *, versions: Collection[int] | None) -> None:
+        """Removes the task for good.
+
+        Raises:
+            TaskNotFound: the user has no such task (404).
+            VersionMismatch: it is none of `versions` (412).
+        """
+        await self._rows(DELETE, user, task_id, versions)
+
+    async def _one(
+        self,
+        statement: Statement,
+        user: User,
+        task_id: str,
+        versions: Collection[int] | None,
+        **values: bytes | None,
+    ) -> TaskRow:
+        rows = await self._rows(statement, user, task_id, versions, **values)
+        return _task(rows[0])
+
+    async def _rows(
+        self,
+        statement: Statement,
+        user: User,
+        task_id: str,
+        versions: Collection[int] | None,
+        **values: bytes | None,
+    ) -> list[Row]:
+        key = {"user_id": user.id.encode(), "task_id": task_id.encode()}
+        known = None if versions is None else b"{%s}" % b",".join(b"%d" % version for version in versions)
+        rows = await self._pool.run(user.id, statement, statement.values(**key, versions=known, **values))
+        if not rows:
+            # Only a failure costs a second round trip: which one was it?
+            if known is not None and await self._pool.run(user.id, TASK_EXISTS, TASK_EXISTS.values(**key)):
+                raise VersionMismatch
+            await self._check_user(user)
+            raise TaskNotFound
+        return rows
+
+    async def _check_user(self, user: User) -> None:
+        if not self._provision_users:
+            statement = USER_EXISTS
+            if not await self._pool.run(user.id, statement, statement.values(user_id=user.id.encode())):
+                raise UserUnknown
+
+
+def _text(value: str | None) -> bytes | None:
+    return None if value is None else value.encode()
+
+
+def _task(row: Row) -> TaskRow:
+    json, version = row
+    if json is None or version is None:
+        raise TypeError("the statement answered null")
+    return TaskRow(json, int(version))

@@ -1,0 +1,8 @@
+"""Every function that the contract names, and the problems that they raise.
+
+tasks     the operations
+auth      who asks, and whether the path is theirs
+tokens    what makes a token valid
+keys      the keys that tokens are verified with
+problems  exception -> problem, one table
+"""

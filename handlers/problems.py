@@ -1,0 +1,118 @@
+"""Exception -> problem (RFC 9457), one table.
+
+An exception is looked up by its class and the classes that it is derived from; one that brings its own HTTP status, as the engine's and the
+framework's do, by that status. What is in neither is a fault of ours.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import psycopg
+import structlog
+from connexion.exceptions import NonConformingResponse
+from connexion.lifecycle import ConnexionResponse
+from starlette.types import Scope
+
+from db.pool import DatabaseUnavailable
+from db.schema import SchemaMismatch
+from db.tasks import TaskNotFound, UserUnknown, VersionMismatch
+from handlers.auth import NotOwner
+from handlers.keys import KeysUnavailable
+from handlers.tokens import TokenInvalid
+
+logger = structlog.get_logger()
+
+TYPE_PREFIX = "tag:taskpact.example,2026:"
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A kind of problem; without a `detail` of its own, the exception's is told."""
+
+    name: str
+    status: int
+    title: str
+    detail: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+INVALID_TOKEN = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+RETRY = {"Retry-After": "1"}
+
+INTERNAL_ERROR = Problem(
+    "internal-error", 500, "Internal error", "The service failed. Its log knows more under this instance."
+)
+
+PROBLEMS: dict[type[Exception] | int, Problem] = {
+    TokenInvalid: Problem("unauthenticated", 401, "Not authenticated", "The token is not valid.", INVALID_TOKEN),
+    UserUnknown: Problem("unauthenticated", 401, "Not authenticated", "The token's user is not known.", INVALID_TOKEN),
+    401: Problem("unauthenticated", 401, "Not authenticated", None, {"WWW-Authenticate": "Bearer"}),
+    NotOwner: Problem("forbidden", 403, "Not yours", "The path names another user than the token."),
+    404: Problem("path-not-found", 404, "Path not found", "There is nothing at this path."),
+    TaskNotFound: Problem("task-not-found", 404, "Task not found", "You have no task with this id."),
+    405: Problem("method-not-allowed", 405, "Method not allowed", "The path does not have this method."),
+    VersionMismatch: Problem(
+        "precondition-failed", 412, "Precondition failed", "The task is not the one that If-Match names."
+    ),
+    413: Problem("content-too-large", 413, "Content too large"),
+    415: Problem("unsupported-media-type", 415, "Unsupported media type"),
+    422: Problem("invalid-request", 422, "Invalid request"),
+    DatabaseUnavailable: Problem(
+        "database-unavailable", 503, "Database unavailable", "The database does not answer just now. Try again.", RETRY
+    ),
+    SchemaMismatch: Problem(
+        "database-unavailable", 503, "Database unavailable", "The database is not ready for this service.", RETRY
+    ),
+    KeysUnavailable: Problem(
+        "issuer-unavailable", 503, "Issuer unavailable", "The token cannot be verified just now. Try again.", RETRY
+    ),
+}
+
+
+def answer(scope: Scope, error: Exception) -> ConnexionResponse:
+    """The answer to a request that failed; what its sender must not know goes into the log, under the same request id."""
+    problem = _problem(error)
+    request_id: str = scope["state"]["request_id"]
+    _log(problem, error, request_id)
+    body: dict[str, Any] = {
+        "type": TYPE_PREFIX + problem.name,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail or getattr(error, "detail", problem.title),
+        "instance": f"urn:uuid:{request_id}",
+    }
+    if problem.status == 422:  # noqa: PLR2004 - the one status with a list of errors
+        body |= getattr(error, "ext", None) or {}
+    headers = {**problem.headers, **(getattr(error, "headers", None) or {})}
+    return ConnexionResponse(problem.status, content_type=MEDIA_TYPE, body=msgspec.json.encode(body), headers=headers)
+
+
+def _problem(error: Exception) -> Problem:
+    for kind in type(error).__mro__:
+        if kind in PROBLEMS:
+            return PROBLEMS[kind]
+    return PROBLEMS.get(getattr(error, "status_code", 500), INTERNAL_ERROR)
+
+
+def _log(problem: Problem, error: Exception, request_id: str) -> None:
+    if problem.status in (401, 403):
+        event = "authentication_failed" if problem.status == 401 else "authorization_failed"  # noqa: PLR2004
+        reason = getattr(error, "reason", None) or problem.detail or getattr(error, "detail", None)
+        logger.warning(event, request_id=request_id, reason=reason)
+    elif problem.status == 503:  # noqa: PLR2004
+        logger.error(problem.name, request_id=request_id, reason=type(error.__cause__ or error).__name__)
+    elif problem is INTERNAL_ERROR:
+        # Messages of exceptions may quote what a user sent, PostgreSQL's do: only their kind is logged, and the way they came.
+        logger.error(
+            problem.name,
+            request_id=request_id,
+            error=type(error).__qualname__,
+            sqlstate=error.sqlstate if isinstance(error, psycopg.Error) else None,
+            violation=error.detail if isinstance(error, NonConformingResponse) else None,
+            stack="".join(traceback.format_tb(error.__traceback__)),
+        )

@@ -1,0 +1,139 @@
+"""The operations of the contract: each passes on what was asked, and shapes the answer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+from connexion.lifecycle import ConnexionResponse
+
+from db.tasks import KEEP, TaskRow, Tasks, User
+
+JSON = "application/json"
+PRIVATE = {"Cache-Control": "private, no-cache"}
+
+ENTITY_TAG = re.compile(r'(W/)?"([^"]*)"')
+VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+async def list_tasks(
+    tasks: Tasks, user: User, limit: int, cursor: str | None = None, completed: bool | None = None
+) -> ConnexionResponse:
+    """Answers a page of the user's tasks, newest first."""
+    page = await tasks.list(user, limit=limit, cursor=cursor, completed=completed)
+    next_cursor = b'"%s"' % page.next_cursor.encode() if page.next_cursor else b"null"
+    body = b'{"items":[%s],"next_cursor":%s}' % (b",".join(page.items), next_cursor)
+    return ConnexionResponse(200, content_type=JSON, body=body, headers={**PRIVATE})
+
+
+async def create_task(tasks: Tasks, user: User, body: dict[str, Any]) -> ConnexionResponse:
+    """Creates a task and answers it, with its place.
+
+    Raises:
+        UserUnknown: the user has no row, and none is to be made (401).
+    """
+    task_id, task = await tasks.create(user, title=body["title"], description=body.get("description"))
+    location = f"/api/{quote(user.id, safe='')}/tasks/{task_id}"
+    return _answer(task, status=201, headers={"Location": location})
+
+
+async def get_task(tasks: Tasks, user: User, task_id: str, if_none_match: str | None = None) -> ConnexionResponse:
+    """Answers one task, or that the client has it already.
+
+    Raises:
+        TaskNotFound: the user has no such task (404).
+    """
+    task = await tasks.get(user, task_id)
+    if if_none_match is not None and matches(if_none_match, task.version):
+        return ConnexionResponse(304, headers={**PRIVATE, "ETag": entity_tag(task.version)})
+    return _answer(task, headers={**PRIVATE})
+
+
+async def replace_task(
+    tasks: Tasks, user: User, task_id: str, body: dict[str, Any], if_match: str | None = None
+) -> ConnexionResponse:
+    """Replaces a task's title and description and answers the task.
+
+    Raises:
+        TaskNotFound: the user has no such task (404).
+        VersionMismatch: it is none of those in If-Match (412).
+    """
+    task = await tasks.replace(
+        user,
+        task_id,
+        title=body["title"],
+        description=body.get("description"),
+        completed=body.get("completed"),
+        versions=versions(if_match),
+    )
+    return _answer(task)
+
+
+async def update_task(
+    tasks: Tasks, user: User, task_id: str, body: dict[str, Any], if_match: str | None = None
+) -> ConnexionResponse:
+    """Changes the members sent, as a merge patch does (RFC 7396), and answers the task.
+
+    Raises:
+        TaskNotFound: the user has no such task (404).
+        VersionMismatch: it is none of those in If-Match (412).
+    """
+    task = await tasks.update(
+        user,
+        task_id,
+        title=body.get("title"),
+        description=body.get("description", KEEP),
+        completed=body.get("completed"),
+        versions=versions(if_match),
+    )
+    return _answer(task)
+
+
+async def delete_task(tasks: Tasks, user: User, task_id: str, if_match: str | None = None) -> ConnexionResponse:
+    """Removes a task for good.
+
+    Raises:
+        TaskNotFound: the user has no such task (404).
+        VersionMismatch: it is none of those in If-Match (412).
+    """
+    await tasks.delete(user, task_id, versions=versions(if_match))
+    return ConnexionResponse(204)
+
+
+async def toggle_task_completion(
+    tasks: Tasks, user: User, task_id: str, if_match: str | None = None
+) -> ConnexionResponse:
+    """Completes a task, or takes that back, and answers the task.
+
+    Raises:
+        TaskNotFound: the user has no such task (404).
+        VersionMismatch: it is none of those in If-Match (412).
+    """
+    return _answer(await tasks.toggle(user, task_id, versions=versions(if_match)))
+
+
+def entity_tag(version: int) -> str:
+    """The strong entity tag of a task at this version (RFC 9110, section 8.8.3)."""
+    return f'"{version}"'
+
+
+def versions(if_match: str | None) -> list[int] | None:
+    """The versions that an If-Match header names, None where any will do (RFC 9110, section 13.1.1).
+
+    The comparison is a strong one: weak tags match nothing, and neither does what is no entity tag of ours.
+    """
+    if if_match is None or if_match.strip() == "*":
+        return None
+    return [int(tag) for weak, tag in ENTITY_TAG.findall(if_match) if not weak and VERSION.fullmatch(tag)]
+
+
+def matches(if_none_match: str, version: int) -> bool:
+    """Whether an If-None-Match header names this version (RFC 9110, section 13.1.2); the comparison is a weak one."""
+    return if_none_match.strip() == "*" or any(tag == str(version) for _, tag in ENTITY_TAG.findall(if_none_match))
+
+
+def _answer(task: TaskRow, *, status: int = 200, headers: dict[str, str] | None = None) -> ConnexionResponse:
+    return ConnexionResponse(
+        status, content_type=JSON, body=task.json, headers={**(headers or {}), "ETag": entity_tag(task.version)}
+    )

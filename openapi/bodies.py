@@ -1,0 +1,118 @@
+"""Request bodies: JSON, of a bounded size, validated by a compiled schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from connexion.exceptions import UnsupportedMediaTypeProblem
+from jsonschema_rs import Draft4Validator
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from openapi.errors import TEXT_LIMIT_CHARACTERS, ContentTooLarge, InvalidRequest, UnsupportedConstruct, pointer_token
+from openapi.parameters import ABSENT
+from openapi.schemas import compile_schema, describe_errors
+
+Headers = Mapping[bytes, bytes]
+
+
+def is_json(media_type: str) -> bool:
+    """Whether the media type is JSON's or has its suffix (RFC 6839, section 3.1)."""
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def decode_json(body: bytes) -> Any:
+    """The value of a JSON text (RFC 8259).
+
+    Raises:
+        ValueError: malformed, not UTF-8, nested too deep, a lone surrogate, NaN or a number out of range.
+    """
+    try:
+        return msgspec.json.decode(body)
+    except UnicodeDecodeError:
+        raise ValueError("the body is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("the body is nested too deep") from None
+    except msgspec.MsgspecError:
+        raise ValueError("the body is not JSON") from None
+
+
+class RequestBody:
+    """The body of an operation, ready to be read."""
+
+    def __init__(self, request_body: Mapping[str, Any], pointer: str, limit_bytes: int) -> None:
+        """Compiles a request body object; bodies over `limit_bytes` are refused.
+
+        Raises:
+            UnsupportedConstruct: a media type that is not JSON.
+        """
+        self.required = request_body.get("required", False)
+        self.limit_bytes = limit_bytes
+        self.validators: dict[bytes, Draft4Validator] = {}
+        for media_type, content in request_body["content"].items():
+            at = f"{pointer}/content{pointer_token(media_type)}"
+            if not is_json(media_type):
+                raise UnsupportedConstruct(at, f"the media type {media_type!r}")
+            if "encoding" in content:
+                raise UnsupportedConstruct(f"{at}/encoding", "'encoding'")
+            self.validators[media_type.encode()] = compile_schema(content.get("schema", {}), f"{at}/schema")
+        self.expected = ", ".join(request_body["content"])
+
+    async def read(self, headers: Headers, receive: Receive) -> Any:
+        """The decoded body, or `ABSENT` where there is none and none is needed.
+
+        Raises:
+            UnsupportedMediaTypeProblem: the media type is missing or another (415).
+            ContentTooLarge: larger than the limit, found before it is read whole (413).
+            InvalidRequest: not JSON, or not as the schema says (422).
+        """
+        content_type = headers.get(b"content-type")
+        if content_type is None and not self.required and _is_empty(headers):
+            return ABSENT
+        validator = self._validator(content_type or b"")
+        body = await self._receive(headers, receive)
+        if not body:
+            if self.required:
+                raise InvalidRequest.body("", "the body is required")
+            return ABSENT
+        try:
+            value = decode_json(body)
+            errors = [] if validator.is_valid(value) else describe_errors(validator, value)
+        except ValueError as error:
+            raise InvalidRequest.body("", str(error)) from None
+        if errors:
+            raise InvalidRequest(
+                [{"pointer": pointer[:TEXT_LIMIT_CHARACTERS], "detail": detail} for pointer, detail in errors]
+            )
+        return value
+
+    def _validator(self, content_type: bytes) -> Draft4Validator:
+        validator = self.validators.get(content_type)
+        if validator is None:
+            media_type, _, parameters = content_type.lower().partition(b";")
+            charset = parameters.replace(b" ", b"").replace(b'"', b"")
+            validator = self.validators.get(media_type.strip())
+            if validator is None or (charset.startswith(b"charset=") and charset[8:] not in (b"utf-8", b"utf8")):
+                raise UnsupportedMediaTypeProblem(detail=f"The body must be one of: {self.expected}.")
+        return validator
+
+    async def _receive(self, headers: Headers, receive: Receive) -> bytes:
+        # The server has checked that the header, if there is one, is a number and is what it delivers.
+        if int(headers.get(b"content-length", 0)) > self.limit_bytes:
+            raise ContentTooLarge(self.limit_bytes)
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            if len(body) > self.limit_bytes:
+                raise ContentTooLarge(self.limit_bytes)
+            if not message.get("more_body", False):
+                return body
+
+
+def _is_empty(headers: Headers) -> bool:
+    return b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"

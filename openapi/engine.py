@@ -1,0 +1,141 @@
+"""The engine: an ASGI middleware that routes a request to its operation and sends the operation's answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+from connexion.lifecycle import ConnexionResponse
+from connexion.middleware.abstract import AbstractRoutingAPI, SpecMiddleware
+from connexion.operations import AbstractOperation
+from connexion.spec import Specification
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from openapi.operations import Operation, decode_segment
+
+BODY_LIMIT_BYTES = 65_536
+
+OnError = Callable[[Scope, Exception], ConnexionResponse]
+"""Makes the answer to a request that failed."""
+
+
+class Route:
+    """One path of the contract: its pattern, its parameters' names, its operations by method."""
+
+    def __init__(self, path: str) -> None:
+        # Paths are matched as they were sent: a percent-encoded slash is part of a segment and separates none.
+        self.pattern = re.compile(re.sub(r"\\\{[^/]+?\\\}", "([^/]+)", re.escape(path)))
+        self.names = re.findall(r"\{([^/]+?)\}", path)
+        self.operations: dict[str, Operation] = {}
+
+    def operation(self, method: str) -> Operation:
+        """The path's operation for the method; HEAD is GET without the body (RFC 9110, section 9.3.2).
+
+        Raises:
+            HTTPException: the path lacks the method (405, with `Allow`).
+        """
+        operation = self.operations.get("GET" if method == "HEAD" else method)
+        if operation is None:
+            methods = self.operations.keys() | ({"HEAD"} if "GET" in self.operations else set())
+            raise HTTPException(405, "The path does not have this method.", {"Allow": ", ".join(sorted(methods))})
+        return operation
+
+
+class Routes(AbstractRoutingAPI[Operation]):
+    """The contract's paths. Connexion walks the contract and resolves the handlers; each operation is compiled once, here.
+
+    Connexion's own router copies the scope twice and hands a request through two Starlette routers; this does neither.
+    """
+
+    def __init__(
+        self, specification: Specification, *, state_names: Collection[str], body_limit_bytes: int, **options: Any
+    ) -> None:
+        self.state_names = state_names
+        self.body_limit_bytes = body_limit_bytes
+        self.routes: dict[str, Route] = {}
+        super().__init__(specification, **options)
+        # Concrete paths are matched before templated ones (OpenAPI 3.0.3, "Paths Object").
+        self.ordered = sorted(self.routes.values(), key=lambda route: len(route.names))
+
+    def make_operation(self, operation: AbstractOperation) -> Operation:
+        return Operation(operation, state_names=self.state_names, body_limit_bytes=self.body_limit_bytes)
+
+    @staticmethod
+    def _framework_path_and_name(operation: AbstractOperation, path: str) -> tuple[str, str]:
+        return path, operation.operation_id
+
+    def _add_operation_internal(self, method: str, path: str, operation: Operation, name: str | None = None) -> None:
+        del name
+        full_path = self.base_path + path
+        self.routes.setdefault(full_path, Route(full_path)).operations[method.upper()] = operation
+
+    def match(self, path: str) -> tuple[Route, dict[str, str]] | None:
+        """The route of a path as it was sent, and the values of its parameters, decoded; None where there is no such path."""
+        for route in self.ordered:
+            if found := route.pattern.fullmatch(path):
+                return route, dict(zip(route.names, map(decode_segment, found.groups()), strict=True))
+        return None
+
+
+class ContractMiddleware(SpecMiddleware):
+    """Answers what the contract describes; passes every other path on to the next application.
+
+    Use it in the list of middlewares of a `connexion.ConnexionMiddleware`, which loads the contract and adds it here.
+    """
+
+    routes: Routes
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        on_error: OnError,
+        state_names: Collection[str] = (),
+        body_limit_bytes: int = BODY_LIMIT_BYTES,
+    ) -> None:
+        self.app = app
+        self.on_error = on_error
+        self.options = {"state_names": state_names, "body_limit_bytes": body_limit_bytes}
+
+    def add_api(self, specification: Specification, **options: Any) -> None:
+        """Compiles the contract.
+
+        Raises:
+            UnsupportedConstruct: it says something that the engine does not implement.
+        """
+        self.routes = Routes(specification, **self.options, **options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        matched = self.routes.match(scope["raw_path"].decode("ascii")) if scope["type"] == "http" else None
+        if matched is None:
+            await self.app(scope, receive, send)
+            return
+        route, path_values = matched
+        operation = None
+        try:
+            operation = route.operation(scope["method"])
+            scope["state"]["operation_id"] = operation.operation_id
+            response = await operation(scope, receive, path_values)
+        except Exception as error:  # noqa: BLE001 - whatever happens, the request gets an answer
+            response = self._failed(scope, operation or next(iter(route.operations.values())), error)
+        await send_response(response, scope["method"], send)
+
+    def _failed(self, scope: Scope, operation: Operation, error: Exception) -> ConnexionResponse:
+        response = self.on_error(scope, error)
+        try:
+            operation.check(response)
+        except Exception as violation:  # noqa: BLE001 - the answer to an error must not break the contract either
+            response = self.on_error(scope, violation)
+        return response
+
+
+async def send_response(response: ConnexionResponse, method: str, send: Send) -> None:
+    """Sends an answer, to HEAD without its body."""
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+    body = response.body or b""
+    if response.status_code not in (204, 304):
+        headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})

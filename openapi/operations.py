@@ -1,0 +1,170 @@
+"""One operation of the contract, compiled: security, parameters, body, handler, response, in this order."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from connexion.exceptions import NonConformingResponse, OAuthProblem
+from connexion.lifecycle import ConnexionResponse
+from connexion.operations import AbstractOperation
+from connexion.utils import get_function_from_name
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope
+
+from openapi.bodies import RequestBody
+from openapi.errors import InvalidRequest, UnsupportedConstruct, pointer_token
+from openapi.parameters import ABSENT, Parameter, read_query
+from openapi.responses import Response
+
+Authenticate = Callable[[str, HTTPConnection], Coroutine[Any, Any, Any]]
+
+
+class Operation:
+    """One operation of the contract: calls its handler with what the request says, and checks what the handler answers.
+
+    The handler is called with the arguments that it names: parameters of the contract (a header's in lower case, with
+    underscores), `body`, `user` (what the contract's `x-bearerInfoFunc` returned), and members of the application's lifespan state.
+    """
+
+    def __init__(self, operation: AbstractOperation, *, state_names: Collection[str], body_limit_bytes: int) -> None:
+        """Compiles the operation.
+
+        Raises:
+            UnsupportedConstruct: the contract wants something of it that the engine does not implement.
+            TypeError: the handler takes an argument that neither the contract nor the state has.
+        """
+        specification: Mapping[str, Any] = operation._operation  # noqa: SLF001 - there is no public name for it
+        pointer = f"/paths{pointer_token(operation.path)}/{operation.method}"
+        self.operation_id: str = specification["operationId"]
+        self.handler = operation.function
+        self.authenticate = _authenticate(operation, pointer)
+        for keyword in ("callbacks", "servers"):
+            if keyword in specification:
+                raise UnsupportedConstruct(f"{pointer}/{keyword}", f"{keyword!r}")
+        places: dict[str, list[Parameter]] = {"path": [], "query": [], "header": []}
+        for index, parameter in enumerate(operation.parameters):
+            compiled = Parameter.compile(parameter, f"{pointer}/parameters/{index}")
+            places[parameter["in"]].append(compiled)
+        self.path_parameters = places["path"]
+        self.query_parameters = places["query"]
+        self.query_names = {parameter.name for parameter in places["query"]}
+        self.header_parameters = [(parameter.name.encode(), parameter) for parameter in places["header"]]
+        self.body = (
+            RequestBody(operation.request_body, f"{pointer}/requestBody", body_limit_bytes)
+            if operation.request_body
+            else None
+        )
+        self.responses = {
+            status: Response(response, f"{pointer}/responses/{status}")
+            for status, response in specification["responses"].items()
+        }
+        for status in self.responses:
+            if not status.isdigit() and status != "default":
+                raise UnsupportedConstruct(f"{pointer}/responses/{status}", "a range of statuses")
+        wanted = inspect.signature(self.handler).parameters
+        arguments = {parameter.argument for parameters in places.values() for parameter in parameters}
+        if self.body:
+            arguments.add("body")
+        if self.authenticate:
+            arguments.add("user")
+        if unknown := wanted.keys() - arguments - set(state_names):
+            raise TypeError(
+                f"{self.operation_id} takes {sorted(unknown)}, which neither the contract nor the state has"
+            )
+        self.wants_user = "user" in wanted
+        self.wanted = frozenset(wanted)
+        self.wanted_state = tuple(wanted.keys() - arguments)
+
+    async def __call__(self, scope: Scope, receive: Receive, path_values: Mapping[str, str]) -> ConnexionResponse:
+        """Answers a request. Nothing of it but path and `Authorization` is looked at before its sender is known.
+
+        Raises:
+            OAuthProblem: there is no bearer token (401).
+            UnsupportedMediaTypeProblem, ContentTooLarge, InvalidRequest: see `RequestBody.read` and `Parameter.read`.
+            NonConformingResponse: the handler's answer breaks the contract (500).
+            Exception: whatever the handler and the contract's `x-bearerInfoFunc` raise.
+        """
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            # Fields of one name are one list (RFC 9110, section 5.2). Two tokens joined so are not a token.
+            headers[name] = headers[name] + b", " + value if name in headers else value
+        arguments: dict[str, Any] = {}
+        if self.authenticate:
+            scope["path_params"] = path_values
+            user = await self.authenticate(_bearer_token(headers), HTTPConnection(scope))
+            if self.wants_user:
+                arguments["user"] = user
+        self._read_parameters(arguments, scope["query_string"], headers, path_values)
+        if self.body:
+            body = await self.body.read(headers, receive)
+            if body is not ABSENT:
+                arguments["body"] = body
+        for name in self.wanted_state:
+            arguments[name] = scope["state"][name]
+        response: ConnexionResponse = await self.handler(**arguments)
+        self.check(response)
+        return response
+
+    def check(self, response: ConnexionResponse) -> None:
+        """Checks an answer, a problem's too, against the contract.
+
+        Raises:
+            NonConformingResponse: it is not as described (500).
+        """
+        declared = self.responses.get(str(response.status_code)) or self.responses.get("default")
+        if declared is None:
+            raise NonConformingResponse(f"status {response.status_code} is not declared")
+        declared.check(response)
+
+    def _read_parameters(
+        self, arguments: dict[str, Any], query: bytes, headers: Mapping[bytes, bytes], path_values: Mapping[str, str]
+    ) -> None:
+        wanted = self.wanted
+        for parameter in self.path_parameters:
+            value = parameter.read(path_values[parameter.name])
+            if parameter.argument in wanted:
+                arguments[parameter.argument] = value
+        fields = read_query(query) if query else {}
+        if unknown := fields.keys() - self.query_names:
+            raise InvalidRequest.parameter(min(unknown), "there is no such parameter")
+        for parameter in self.query_parameters:
+            value = parameter.read(fields.get(parameter.name))
+            if value is not ABSENT and parameter.argument in wanted:
+                arguments[parameter.argument] = value
+        for name, parameter in self.header_parameters:
+            field = headers.get(name)
+            value = parameter.read(None if field is None else field.decode("latin-1"))
+            if value is not ABSENT and parameter.argument in wanted:
+                arguments[parameter.argument] = value
+
+
+def decode_segment(segment: str) -> str:
+    """A path segment without its percent-encoding (RFC 3986, section 2.1); what is not UTF-8 becomes no valid text."""
+    return unquote_to_bytes(segment).decode("utf-8", "surrogateescape") if "%" in segment else segment
+
+
+def _bearer_token(headers: Mapping[bytes, bytes]) -> str:
+    """The token of an `Authorization: Bearer` header (RFC 6750, section 2.1); the scheme's case does not matter."""
+    scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer":
+        raise OAuthProblem(detail="There is no bearer token.")
+    return token.strip(" ")
+
+
+def _authenticate(operation: AbstractOperation, pointer: str) -> Authenticate | None:
+    if not operation.security:
+        return None
+    if len(operation.security) > 1 or len(operation.security[0]) != 1:
+        raise UnsupportedConstruct(f"{pointer}/security", "more or fewer than one security scheme")
+    (name,) = operation.security[0]
+    at = f"/components/securitySchemes{pointer_token(name)}"
+    scheme = operation.security_schemes[name]
+    if scheme["type"] != "http" or scheme["scheme"].lower() != "bearer":
+        raise UnsupportedConstruct(at, "a security scheme that is not HTTP bearer")
+    if "x-bearerInfoFunc" not in scheme:
+        raise UnsupportedConstruct(at, "a bearer scheme without x-bearerInfoFunc")
+    function: Authenticate = get_function_from_name(scheme["x-bearerInfoFunc"])
+    return function

@@ -1,0 +1,129 @@
+"""OpenAPI 3.0 schema objects, compiled to validators.
+
+OpenAPI 3.0's dialect is JSON Schema draft 4 with `nullable` and a few words of its own. It is translated once, at start, and compiled by
+jsonschema-rs. Keywords and formats outside the tables below stop the start: nothing goes silently unchecked.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from jsonschema_rs import Draft4Validator, ValidationError, ValidationErrorKind
+
+from openapi.errors import TEXT_LIMIT_CHARACTERS, UnsupportedConstruct, pointer_token
+
+Schema = dict[str, Any]
+
+ERRORS_LIMIT = 20
+
+ANNOTATIONS = frozenset({"title", "description", "example", "default", "deprecated", "externalDocs"})
+
+ASSERTIONS = frozenset({
+    "type", "enum", "required",
+    "minLength", "maxLength", "pattern",
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+    "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties",
+})  # fmt: skip
+
+INTEGER_RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
+
+UUID_PATTERN = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+"""RFC 9562, section 4. A pattern, since draft 4 has no such format."""
+
+DATE_PATTERN = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
+"""RFC 3339's full-date by its form, for the same reason; the length of a month is not looked at."""
+
+PATTERN_FORMATS = {"uuid": UUID_PATTERN, "date": DATE_PATTERN}
+
+ASSERTED_FORMATS = frozenset({"date-time", "email", "hostname", "ipv4", "ipv6", "uri"})
+
+UNASSERTED_FORMATS = frozenset({"float", "double", "password", "uri-reference"})
+"""Formats that refuse nothing: two widths of number, a hint to hide input, and one that nearly every string has."""
+
+
+def compile_schema(schema: Schema, pointer: str) -> Draft4Validator:
+    """Compiles the schema object that stands at `pointer` of the resolved contract; formats are asserted.
+
+    Raises:
+        UnsupportedConstruct: a keyword, type or format that is not implemented.
+    """
+    return Draft4Validator(to_json_schema(schema, pointer), validate_formats=True, mask="the value")
+
+
+def describe_errors(validator: Draft4Validator, value: Any) -> list[tuple[str, str]]:
+    """What is wrong with a value: JSON Pointers (RFC 6901) and sentences, the first few of them. They do not repeat the value.
+
+    Raises:
+        ValueError: the value is nested too deep to say.
+    """
+    return [
+        ("".join(map(pointer_token, error.instance_path)), _sentence(error))
+        for error in islice(validator.iter_errors(value), ERRORS_LIMIT)
+    ]
+
+
+def _sentence(error: ValidationError) -> str:
+    if isinstance(error.kind, ValidationErrorKind.Pattern):
+        for name, pattern in PATTERN_FORMATS.items():
+            if error.kind.pattern == pattern:
+                return f'the value is not a "{name}"'
+        return "the value does not match the pattern that the contract gives"
+    return error.message[:TEXT_LIMIT_CHARACTERS]
+
+
+def to_json_schema(schema: Schema, pointer: str) -> Schema:
+    """The JSON Schema (draft 4) that means what an OpenAPI 3.0 schema object means.
+
+    Raises:
+        UnsupportedConstruct: a keyword, type or format that is not implemented.
+    """
+    translated: Schema = {}
+    extra: list[Schema] = []
+    for keyword, value in schema.items():
+        at = pointer + pointer_token(keyword)
+        match keyword:
+            case "properties":
+                translated[keyword] = {
+                    name: to_json_schema(member, at + pointer_token(name)) for name, member in value.items()
+                }
+            case "items" | "not":
+                translated[keyword] = to_json_schema(value, at)
+            case "additionalProperties":
+                translated[keyword] = value if isinstance(value, bool) else to_json_schema(value, at)
+            case "allOf" | "anyOf" | "oneOf":
+                translated[keyword] = [to_json_schema(member, f"{at}/{i}") for i, member in enumerate(value)]
+            case "format":
+                extra += _format(value, at)
+            case "nullable":
+                pass
+            case _ if keyword in ASSERTIONS:
+                translated[keyword] = value
+            case _ if keyword not in ANNOTATIONS and not keyword.startswith("x-"):
+                raise UnsupportedConstruct(at, f"the keyword {keyword!r}")
+    if schema.get("nullable", False):
+        _admit_null(translated)
+    if extra:
+        translated["allOf"] = [*translated.get("allOf", ()), *extra]
+    return translated
+
+
+def _format(name: str, at: str) -> list[Schema]:
+    if name in INTEGER_RANGES:
+        minimum, maximum = INTEGER_RANGES[name]
+        return [{"minimum": minimum, "maximum": maximum}]
+    if name in PATTERN_FORMATS:
+        return [{"pattern": PATTERN_FORMATS[name]}]
+    if name in ASSERTED_FORMATS:
+        return [{"format": name}]
+    if name in UNASSERTED_FORMATS:
+        return []
+    raise UnsupportedConstruct(at, f"the format {name!r}")
+
+
+def _admit_null(translated: Schema) -> None:
+    """`nullable` adds null to the type and to the enumeration beside it, and to nothing else (OpenAPI 3.0.3)."""
+    if "type" in translated:
+        translated["type"] = [translated["type"], "null"]
+    if "enum" in translated:
+        translated["enum"] = [*translated["enum"], None]
