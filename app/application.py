@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from connexion import ConnexionMiddleware
+from connexion.middleware import ConnexionMiddleware
 from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.swagger_ui import SwaggerUIMiddleware
 from connexion.options import SwaggerUIOptions
@@ -49,15 +49,17 @@ def create_app(settings: Settings) -> ASGIApp:
         UnsupportedConstruct: the contract says something that the engine does not implement.
     """
     on_error = to_starlette(problems.answer)
+    # From the outside in: what is not in the contract falls through to the pages.
+    middlewares: list[Any] = [
+        partial(ContractMiddleware, on_error=problems.answer, state_names=("tasks",)),
+        partial(ExceptionMiddleware, handlers=dict.fromkeys(EXCEPTIONS, on_error)),
+        SwaggerUIMiddleware,
+        LifespanMiddleware,
+    ]
     connexion_app = ConnexionMiddleware(
         Router([*ROUTES, *contract_routes(CONTRACT)]),
         lifespan=_lifespan(settings),
-        middlewares=[
-            partial(ContractMiddleware, on_error=problems.answer, state_names=("tasks",)),
-            partial(ExceptionMiddleware, handlers=dict.fromkeys(EXCEPTIONS, on_error)),
-            SwaggerUIMiddleware,
-            LifespanMiddleware,
-        ],
+        middlewares=middlewares,
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs"),
     )
     connexion_app.add_api(CONTRACT)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import secrets
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
+from tempfile import NamedTemporaryFile
 
-import attrs
 import click
 import jwt
-import sqlalchemy
 import uvicorn
+from alembic.util import CommandError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+from sqlalchemy.exc import DBAPIError
+from starlette.types import ASGIApp
 
 from app.logs import configure_logs
-from app.settings import Secret, Settings, SettingsError, read_settings
+from app.settings import Settings, SettingsError, read_settings
 from db import schema
 from db.embedded import EmbeddedUnavailable, embedded_server
 
@@ -29,64 +35,57 @@ TOKEN_TTL_SECONDS = 86_400
 SHUTDOWN_SECONDS = 10
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Commands whose foreseeable failures are told in one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except DBAPIError as error:
+            message = f"the database refused: {schema.explain(error)}"
+        except CommandError as error:
+            message = f"the database's schema is none that this release knows: {error}"
+        except (SettingsError, EmbeddedUnavailable) as error:
+            message = str(error)
+        raise click.ClickException(" ".join(message.split()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="taskpact")
 def main() -> None:
-    """Taskpact, the backend of a todo application with many users. Settings come from the environment: see the README."""
+    """The backend of a todo application with many users. Settings come from the environment: see the README."""
 
 
 @main.command()
 @click.option("--host", help="The address to listen on [HOST, 127.0.0.1].")
-@click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on [PORT, 8000].")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on [PORT, 8000]; 0 for any.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes [WORKERS, 1].")
-def serve(host: str | None, port: int | None, workers: int | None) -> None:
+def serve(**given: object) -> None:
     """Run the service. Without DATABASE_URL it brings its own PostgreSQL."""
-    settings = _settings()
-    given = {"host": host, "port": port, "workers": workers}
-    settings = attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
+    # Workers read their settings from the environment, as they do everywhere else.
+    os.environ.update({name.upper(): str(value) for name, value in given.items() if value is not None})
+    settings = read_settings()
     configure_logs(settings.log_level, settings.log_format)
+    # The server ends on a signal by raising it again: it must not end this process before its database is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    port = _free_port(settings)
     with _database(settings) as url:
-        is_trial = settings.database_url is None
-        if is_trial:
-            schema.migrate(url)
         for check in schema.check(url):
             if not check.passed:
                 raise click.ClickException(f"{check.name}: {check.detail}")
-        if is_trial:
-            settings = _with_kept_secret(settings)
-            # Workers read their settings from the environment, as they do everywhere else.
+        if settings.database_url is None:
             os.environ["DATABASE_URL"] = url
-            if settings.jwt_secret:
-                os.environ["JWT_SECRET"] = settings.jwt_secret.reveal()
-                _greet(settings)
-        # The server ends on a signal by raising it again: it must not end this process before its database is stopped.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        uvicorn.run(
-            "app.application:from_environment",
-            factory=True,
-            host=settings.host,
-            port=settings.port,
-            workers=settings.workers,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
+            if settings.jwt_jwks_url is None:
+                os.environ["JWT_SECRET"] = _secret(settings)
+                _greet(settings, port)
+        _run(settings, port)
 
 
 @main.command()
 def migrate() -> None:
     """Bring the database's schema to the version that this service needs."""
-    with _database(_settings()) as url:
-        try:
-            schema.migrate(url)
-        except sqlalchemy.exc.DBAPIError as error:
-            raise click.ClickException(str(error.orig).strip()) from None
+    with _database(read_settings()) as url:
+        schema.migrate(url)
     click.echo(f"The schema is at {schema.head()}.")
 
 
@@ -97,8 +96,8 @@ def migrate() -> None:
 )
 def token(sub: str, ttl_seconds: int) -> None:
     """Print a token for the user SUB, signed with JWT_SECRET or the kept secret. For trials."""
-    settings = _with_kept_secret(_settings())
-    if settings.jwt_secret is None:
+    settings = read_settings()
+    if settings.jwt_jwks_url is not None:
         raise click.ClickException("JWT_JWKS_URL is set: only the issuer can sign tokens")
     click.echo(_token(settings, sub, ttl_seconds))
 
@@ -106,87 +105,125 @@ def token(sub: str, ttl_seconds: int) -> None:
 @main.command("database-url")
 def database_url() -> None:
     """Print the URL of the database in use, for psql. It may hold a password."""
-    with _database(_settings()) as url:
+    with _database(read_settings()) as url:
         click.echo(url)
 
 
 @main.command()
 def check() -> None:
     """Check settings, database, role, schema and keys; exit with 1 if the service could not run."""
-    console = Console()
     checks: list[schema.Check] = []
     try:
         settings = read_settings()
+        checks.append(schema.Check("settings", True, "complete"))
+        with _database(settings) as url:
+            checks += schema.check(url)
+        checks.append(_check_keys(settings))
     except SettingsError as error:
         checks.append(schema.Check("settings", False, str(error)))
-    else:
-        checks.append(schema.Check("settings", True, "complete"))
-        try:
-            with _database(settings) as url:
-                checks += schema.check(url)
-        except click.ClickException as error:
-            checks.append(schema.Check("database", False, error.message))
-        checks.append(_check_keys(settings))
+    except EmbeddedUnavailable as error:
+        checks.append(schema.Check("database", False, str(error)))
     table = Table("check", "", "detail")
     for row in checks:
-        table.add_row(row.name, "[green]ok[/green]" if row.passed else "[red]failed[/red]", row.detail)
-    console.print(table)
+        table.add_row(row.name, "[green]ok[/green]" if row.passed else "[red]failed[/red]", Text(row.detail))
+    Console().print(table)
     sys.exit(not all(row.passed for row in checks))
 
 
-def _settings() -> Settings:
-    try:
-        return read_settings()
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from None
+def worker() -> ASGIApp:
+    """The service in a server's process, which ends when the process that started it does, however that ended."""
+    from app.application import from_environment  # noqa: PLC0415 - the other commands are quicker without it
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    return from_environment()
+
+
+def _follow(parent: BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _free_port(settings: Settings) -> int:
+    """The port to listen on, tried before anything is started for it; one that is free, where any will do."""
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise click.ClickException(
+                f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}"
+            ) from None
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _run(settings: Settings, port: int) -> None:
+    uvicorn.run(
+        "app.cli:worker",
+        factory=True,
+        host=settings.host,
+        port=port,
+        workers=settings.workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
 
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[str]:
-    """The URL of the database: the configured one's, or an embedded one's while it runs."""
-    if settings.database_url:
+    """The URL of the database: the configured one's, or an embedded one's while it runs, at this service's schema."""
+    if settings.database_url is not None:
         yield settings.database_url.reveal()
         return
+    with embedded_server(settings.data_dir) as url:
+        schema.migrate(url)
+        yield url
+
+
+def _secret(settings: Settings) -> str:
+    """The configured secret, or the one that this trial's folder keeps, readable by nobody else.
+
+    Raises:
+        SettingsError: the folder cannot be used.
+    """
+    if settings.jwt_secret is not None:
+        return settings.jwt_secret.reveal()
+    path = settings.data_dir / "jwt-secret"
     try:
-        with embedded_server(settings.data_dir) as url:
-            yield url
-    except EmbeddedUnavailable as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _with_kept_secret(settings: Settings) -> Settings:
-    """Settings with a key: without any, the one that this trial's folder keeps."""
-    if settings.jwt_secret or settings.jwt_jwks_url:
-        return settings
-    return attrs.evolve(settings, jwt_secret=Secret(_kept_secret(settings.data_dir / "jwt-secret")))
-
-
-def _kept_secret(path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        secret = secrets.token_urlsafe(48)
-        file.write(secret)
-    return secret
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with NamedTemporaryFile("w", dir=path.parent) as file, suppress(FileExistsError):
+                file.write(secrets.token_urlsafe(48))
+                file.flush()
+                # Several processes may do this at once: the first file that has the name is whole, and stays.
+                os.link(file.name, path)
+        return path.read_text()
+    except OSError as error:
+        raise SettingsError(f"TASKPACT_DATA_DIR, {settings.data_dir}, cannot be used: {error.strerror}") from None
 
 
 def _token(settings: Settings, sub: str, ttl_seconds: int) -> str:
-    if settings.jwt_secret is None:
-        raise SettingsError("JWT_SECRET must be set")
     now = int(time.time())
     claims: dict[str, object] = {"sub": sub, "iat": now, "exp": now + ttl_seconds}
     if settings.jwt_issuer is not None:
         claims["iss"] = settings.jwt_issuer
     if settings.jwt_audience is not None:
         claims["aud"] = settings.jwt_audience
-    return jwt.encode(claims, settings.jwt_secret.reveal(), "HS256")
+    return jwt.encode(claims, _secret(settings), "HS256")
 
 
-def _greet(settings: Settings) -> None:
-    url = f"http://{settings.host}:{settings.port}"
+def _greet(settings: Settings, port: int) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{port}"
     bearer = _token(settings, TRIAL_USER, TOKEN_TTL_SECONDS)
     click.echo(
         f"Taskpact on {url}, its documentation on {url}/docs/, its data in {settings.data_dir}.\n"
@@ -198,8 +235,8 @@ def _greet(settings: Settings) -> None:
 
 
 def _check_keys(settings: Settings) -> schema.Check:
-    if settings.jwt_jwks_url:
+    if settings.jwt_jwks_url is not None:
         return schema.Check("keys", True, f"the issuer's key set, {settings.jwt_jwks_url}")
-    if settings.jwt_secret:
+    if settings.jwt_secret is not None:
         return schema.Check("keys", True, "a shared secret, HS256")
     return schema.Check("keys", True, f"a secret kept in {settings.data_dir}")

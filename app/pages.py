@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from db.schema import is_at_head
 
@@ -53,7 +54,7 @@ def contract_routes(contract: Path) -> list[Route]:
     return [Route("/openapi.yaml", openapi_yaml), Route("/openapi.json", openapi_json)]
 
 
-def to_starlette(answer: Callable[[dict[str, object], Exception], ConnexionResponse]) -> OnError:
+def to_starlette(answer: Callable[[Scope, Exception], ConnexionResponse]) -> OnError:
     """The problem table in the form that Starlette's exception middleware takes."""
 
     def on_error(request: Request, error: Exception) -> Response:

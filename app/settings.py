@@ -19,7 +19,10 @@ SECRET_MINIMUM_BYTES = 32
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
-ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
+ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+"""As browsers send it: in lower case (RFC 6454, section 6.2), and without the port that the scheme implies."""
+
+IMPLIED_PORT = re.compile(r"http:.*:80|https:.*:443")
 
 
 class SettingsError(Exception):
@@ -47,10 +50,13 @@ def _variable(name: str, convert: Callable[[str], Any], default: Any, help_: str
     def converter(value: Any) -> Any:
         if not isinstance(value, str):
             return value
+        if not value:
+            raise SettingsError(f"{name} is empty; unset it instead")
         try:
-            if not value:
-                raise ValueError("is empty; unset it instead")
+            value.encode()
             return convert(value)
+        except UnicodeEncodeError:
+            raise SettingsError(f"{name} must be UTF-8") from None
         except ValueError as error:
             raise SettingsError(f"{name} {error}") from None
 
@@ -90,9 +96,13 @@ def _database_url(text: str) -> Secret:
 
 
 def _jwks_url(text: str) -> str:
-    url = urlsplit(text)
-    if not url.hostname or url.scheme not in ("http", "https"):
-        raise ValueError("must be an https:// URL")
+    try:
+        url = urlsplit(text)
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or url.username or url.password:
+        raise ValueError("must be an https:// URL, without user and password")
     if url.scheme == "http" and url.hostname not in LOOPBACK:
         raise ValueError("must be an https:// URL: with http://, whoever is on the way could replace the keys")
     return text
@@ -101,8 +111,11 @@ def _jwks_url(text: str) -> str:
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.strip() for origin in text.split(","))
     for origin in origins:
-        if not ORIGIN.fullmatch(origin):
-            raise ValueError("must be origins like https://app.example, separated by commas, without path or wildcard")
+        if not ORIGIN.fullmatch(origin) or IMPLIED_PORT.fullmatch(origin):
+            raise ValueError(
+                "must be origins like https://app.example, separated by commas, as browsers send them:"
+                " in lower case, without path, wildcard or the scheme's own port"
+            )
     return origins
 
 
@@ -153,5 +166,5 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         SettingsError: a variable is missing or wrong.
     """
-    settings: Settings = environ.to_config(Settings, variables)
+    settings: Settings = environ.to_config(Settings, dict(variables))
     return settings

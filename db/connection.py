@@ -1,8 +1,8 @@
 """One server connection: a user's claims and a statement travel together, in one round trip.
 
-psycopg connects, negotiates TLS and knows the errors; its libpq layer, `psycopg.pq`, carries the messages in pipeline mode. Without `BEGIN`, all
-that is sent before a sync is one implicit transaction (PostgreSQL, "Pipelining"): the claims' local settings hold for the statement and are
-gone after it, and a failed message undoes the rest.
+psycopg connects, negotiates TLS and knows the errors; its libpq layer, `psycopg.pq`, carries the messages in pipeline
+mode. Without `BEGIN`, all that is sent before a sync is one implicit transaction (PostgreSQL, "Pipelining"): the
+claims' local settings hold for the statement and are gone after it, and a failed message undoes the rest.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Values = Sequence[bytes | None]
 CANCEL_SECONDS: Final = 1.0
 
 STALE_PLANS = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement, errors.FeatureNotSupported)
-"""A prepared statement that the server does not know, knows already, or cannot run since the schema changed under it."""
+"""A prepared statement is unknown to the server, known already, or cannot run since the schema changed under it."""
 
 
 class Connection:
     """A connection that runs one statement at a time, under one user's claims.
 
-    It is used on one event loop, which it asks to watch the socket for as long as it lives: an idle connection that the server closes is known
-    to be lost at once.
+    It is used on one event loop, which it asks to watch the socket for as long as it lives: an idle connection that the
+    server closes is known to be lost at once.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Connection:
         self._socket = self._pgconn.socket
         self._prepare = prepare
         self._prepared: set[bytes] = set()
+        self._preparing: list[bytes] = []
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[list[Row]] | None = None
@@ -73,8 +74,8 @@ class Connection:
     async def run(self, user_id: bytes, statement: Statement, values: Values, timeout_seconds: float) -> list[Row]:
         """Runs the statement as `user_id`, in a transaction of its own, and returns its rows, in text format.
 
-        After any exception but `psycopg.Error` with the connection still there, the connection is lost; so it is never handed on with an
-        answer outstanding.
+        After any exception but what the server said, the connection is lost: it is never handed on with an answer
+        outstanding.
 
         Raises:
             psycopg.Error: what the server said, by SQLSTATE, or that the connection was lost.
@@ -87,7 +88,7 @@ class Connection:
             self._send(statement, values)
             self._pgconn.pipeline_sync()
             self._flush()
-            rows = await waiter
+            rows: list[Row] = await waiter
         except psycopg.Error:
             if self._pgconn.status != pq.ConnStatus.OK:
                 self.close()
@@ -98,8 +99,6 @@ class Connection:
         finally:
             expiry.cancel()
             self._waiter = None
-        self._prepared.add(CLAIMS.name)
-        self._prepared.add(statement.name)
         return rows
 
     def close(self) -> None:
@@ -119,6 +118,7 @@ class Connection:
             return
         if statement.name not in self._prepared:
             self._pgconn.send_prepare(statement.name, statement.sql)
+            self._preparing.append(statement.name)
         self._pgconn.send_query_prepared(statement.name, values)
 
     def _flush(self) -> None:
@@ -146,7 +146,7 @@ class Connection:
             while not pgconn.is_busy():
                 result = pgconn.get_result()
                 if result is None:
-                    # Between two messages' results. The sync's result ends the loop, so that this does, too, only on a lost connection.
+                    # This stands between two messages' results; after the last one stands the sync's.
                     if pgconn.status != pq.ConnStatus.OK:
                         raise errors.OperationalError("the connection was lost")
                     continue
@@ -156,6 +156,12 @@ class Connection:
                 elif status == pq.ExecStatus.PIPELINE_SYNC:
                     self._finish()
                     return
+                elif status == pq.ExecStatus.COMMAND_OK:
+                    if self._preparing:
+                        # It stays prepared even if what follows it fails.
+                        self._prepared.add(self._preparing.pop(0))
+                    else:
+                        self._result = result
                 elif status == pq.ExecStatus.FATAL_ERROR and self._error is None:
                     self._error = errors.error_from_result(result)
         except psycopg.Error as error:
@@ -164,6 +170,7 @@ class Connection:
     def _finish(self) -> None:
         waiter, result, error = self._waiter, self._result, self._error
         self._result = self._error = None
+        self._preparing.clear()
         if waiter is None or waiter.done():
             return
         if error is not None:

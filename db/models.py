@@ -40,8 +40,8 @@ class User(Base):
 class Task(Base):
     """A task of one user.
 
-    The primary key leads with the owner and ends with a UUID that grows with time: a user's newest tasks are its end, read backwards,
-    however many tasks and users there are; and a sharded engine can distribute by it as it is.
+    The primary key leads with the owner and ends with a UUID that grows with time: a user's newest tasks are its end,
+    read backwards, however many tasks and users there are; and a sharded engine can distribute by it as it is.
     """
 
     __tablename__ = "tasks"

@@ -58,7 +58,8 @@ class Pool:
     async def run(self, user_id: str, statement: Statement, values: Values) -> list[Row]:
         """Runs the statement as `user_id` in one round trip and returns its rows, in text format.
 
-        A statement that the server prepared for another state of the schema failed before it did anything: it is run once more.
+        A statement that the server prepared for another state of the schema failed before it did anything: it is run
+        once more.
 
         Raises:
             DatabaseUnavailable: no connection, or no answer, in time (503).

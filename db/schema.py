@@ -10,13 +10,18 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, NullPool, text
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import Connection, Engine, NullPool, text
+from sqlalchemy.exc import DBAPIError
 
 from db.pool import Pool
-from db.statements import API_ROLE, SCHEMA_VERSION
+from db.statements import API_ROLE, SCHEMA_VERSION, USER_ID_SETTING
 from db.url import to_conninfo
 
 CONNECT_SECONDS = 10
+
+OWNER_COLUMNS = {"users": "id", "tasks": "user_id"}
+"""The column of each table that says whose a row is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +35,20 @@ class Check:
 
 def create_engine(url: str) -> Engine:
     """An engine for migrations and checks; libpq reads the URL, so that it may say all that libpq understands."""
-    conninfo = to_conninfo(url)
+    parameters = {"connect_timeout": CONNECT_SECONDS} | conninfo_to_dict(to_conninfo(url))
+    conninfo = make_conninfo("", **parameters)
     return sqlalchemy.create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(conninfo, connect_timeout=CONNECT_SECONDS),
+        # Statements are not prepared, since a pooler between here and the server may not know how.
+        creator=lambda: psycopg.connect(conninfo, prepare_threshold=None),
         poolclass=NullPool,
     )
+
+
+def explain(error: DBAPIError) -> str:
+    """What libpq or the server said, in one line; it may name the host, but not the password."""
+    said = error.orig.diag.message_primary if isinstance(error.orig, psycopg.Error) else None
+    return " ".join((said or str(error.orig)).split())
 
 
 @cache
@@ -52,13 +65,18 @@ def migrate(url: str, revision: str = "head") -> None:
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database refused, or cannot be reached.
+        alembic.util.CommandError: one of the versions is none of ours.
     """
     config = _config()
     with create_engine(url).begin() as connection:
         config.attributes["connection"] = connection
         # Several instances may start at once: one migrates, the others wait and find nothing to do.
         connection.execute(text("select pg_advisory_xact_lock(hashtext('taskpact.migrations'))"))
-        if revision == "base" or revision < (_current(connection) or ""):
+        if revision == "base":
+            command.downgrade(config, revision)
+            # Alembic's own table would stay, empty.
+            connection.execute(text("drop table alembic_version"))
+        elif revision < (_current(connection) or ""):
             command.downgrade(config, revision)
         else:
             command.upgrade(config, revision)
@@ -69,17 +87,23 @@ def check(url: str) -> list[Check]:
 
     Never raises for what it finds, and never repeats the URL.
     """
-    checks: list[Check] = []
     try:
         with create_engine(url).connect() as connection:
-            checks.append(Check("database", True, f"PostgreSQL {_server_version(connection)}"))
-            for examine in (_check_role, _check_schema, _check_policies):
-                checks.append(examine(connection))
-                if not checks[-1].passed:
-                    break
-    except sqlalchemy.exc.DBAPIError as error:
-        # libpq's message says what went wrong, with the host but without the password.
-        checks.append(Check("database", False, str(error.orig).strip().replace("\n", " ")))
+            return examine(connection)
+    except DBAPIError as error:
+        return [Check("database", False, explain(error))]
+
+
+def examine(connection: Connection) -> list[Check]:
+    """The same for a connection, as its transaction sees the database; the transaction is to be rolled back."""
+    checks = [Check("database", True, f"PostgreSQL {connection.scalar(text('show server_version'))}")]
+    for examine_one in (_check_role, _check_schema, _check_policies):
+        try:
+            checks.append(examine_one(connection))
+        except DBAPIError as error:
+            checks.append(Check("database", False, explain(error)))
+        if not checks[-1].passed:
+            break
     return checks
 
 
@@ -105,70 +129,94 @@ def _config() -> Config:
     return config
 
 
-def _server_version(connection: sqlalchemy.Connection) -> str:
-    return str(connection.scalar(text("show server_version")))
-
-
-def _current(connection: sqlalchemy.Connection) -> str | None:
+def _current(connection: Connection) -> str | None:
     if connection.scalar(text("select to_regclass('alembic_version')")) is None:
         return None
     version: str | None = connection.scalar(text("select version_num from alembic_version"))
     return version
 
 
-def _check_role(connection: sqlalchemy.Connection) -> Check:
-    """The effective role exists, may be taken, and could not bypass policies or change tables."""
+def _check_role(connection: Connection) -> Check:
+    """The role exists, may be taken, and could not bypass policies."""
     role = connection.execute(
         text("select rolsuper, rolbypassrls, rolcreaterole from pg_roles where rolname = :role"), {"role": API_ROLE}
     ).one_or_none()
     if role is None:
         return Check("role", False, f"there is no role {API_ROLE}: run `taskpact migrate`")
     if any(role):
-        return Check(
-            "role",
-            False,
-            f"{API_ROLE} could bypass row-level security: it must not be superuser, BYPASSRLS or CREATEROLE",
-        )
+        return Check("role", False, f"{API_ROLE} must not be superuser, BYPASSRLS or CREATEROLE: take that from it")
     may = "SET" if (connection.dialect.server_version_info or (0,)) >= (16,) else "MEMBER"
-    if not connection.scalar(text("select pg_has_role(current_user, :role, :may)"), {"role": API_ROLE, "may": may}):
-        login = connection.scalar(text("select current_user"))
-        return Check("role", False, f'{login} may not take the role: run `grant {API_ROLE} to "{login}"` as its owner')
+    if not connection.scalar(text("select pg_has_role(:role, :may)"), {"role": API_ROLE, "may": may}):
+        login = connection.scalar(text("select quote_ident(current_user)"))
+        return Check(
+            "role", False, f"{login} may not take the role: whoever made it must run `grant {API_ROLE} to {login}`"
+        )
     powerful = connection.scalar(
         text(
-            "select string_agg(rolname, ', ') from pg_roles where rolname <> :role and pg_has_role(:role, oid, 'MEMBER')"
-            " and (rolsuper or rolbypassrls or oid in (select relowner from pg_class where relname in ('users', 'tasks')"
-            " and relkind in ('r', 'p')))"
+            """
+            select string_agg(rolname, ', ') from pg_roles
+            where rolname <> :role and pg_has_role(:role, oid, 'MEMBER') and (
+                rolsuper or rolbypassrls or rolcreaterole
+                or oid in (select relowner from pg_class where oid in (to_regclass('users'), to_regclass('tasks')))
+            )
+            """
         ),
         {"role": API_ROLE},
     )
     if powerful:
-        return Check("role", False, f"{API_ROLE} could become {powerful} and bypass row-level security")
+        return Check(
+            "role", False, f"{API_ROLE} could become {powerful}, whom policies do not bind: revoke that from it"
+        )
     return Check("role", True, f"{API_ROLE}, bound by row-level security")
 
 
-def _check_schema(connection: sqlalchemy.Connection) -> Check:
+def _check_schema(connection: Connection) -> Check:
+    """The version is this service's, seen as the role, which could not change anything about it."""
     connection.execute(text(f"set local role {API_ROLE}"))
-    needed = head()
-    try:
-        current = _current(connection)
-    except sqlalchemy.exc.DBAPIError as error:
-        return Check("schema", False, str(error.orig).strip())
+    current, needed = _current(connection), head()
     if current is None:
         return Check("schema", False, "the database is empty: run `taskpact migrate`")
     if current != needed:
         return Check("schema", False, f"the schema is at {current}, the service needs {needed}: run `taskpact migrate`")
+    for table in OWNER_COLUMNS:
+        row = connection.execute(
+            text(
+                """
+                select relnamespace::regnamespace::text,
+                    relowner = current_user::regrole or has_schema_privilege(relnamespace, 'CREATE')
+                    or has_table_privilege(oid, 'TRUNCATE, REFERENCES, TRIGGER')
+                from pg_class where oid = to_regclass(:table)
+                """
+            ),
+            {"table": table},
+        ).one_or_none()
+        if row is None:
+            return Check("schema", False, f"there is no table {table}, although the schema is at {current}: restore it")
+        schema, may_change = row
+        if may_change:
+            return Check("schema", False, f"{API_ROLE} may change {table} or its schema {schema}: revoke that from it")
     return Check("schema", True, f"at {needed}")
 
 
-def _check_policies(connection: sqlalchemy.Connection) -> Check:
-    open_tables = connection.scalar(
-        text(
-            "select string_agg(c.relname, ', ' order by c.relname) from pg_class c"
-            " where c.oid in (to_regclass('users'), to_regclass('tasks'))"
-            " and not (c.relrowsecurity and c.relforcerowsecurity"
-            " and exists (select from pg_policy p where p.polrelid = c.oid))"
-        )
-    )
-    if open_tables:
-        return Check("policies", False, f"row-level security is not forced on {open_tables}: restore its policies")
-    return Check("policies", True, "row-level security is forced on users and tasks")
+def _check_policies(connection: Connection) -> Check:
+    """Policies are forced on each table, and the one that the migrations made is all that binds the role."""
+    for table, owner in OWNER_COLUMNS.items():
+        if not connection.scalar(
+            text("select relrowsecurity and relforcerowsecurity from pg_class where oid = to_regclass(:table)"),
+            {"table": table},
+        ):
+            return Check("policies", False, f"row-level security is not forced on {table}: enable and force it")
+        policies = connection.execute(
+            text(
+                """
+                select polpermissive, polcmd::text, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)
+                from pg_policy where polrelid = to_regclass(:table)
+                and exists (select from unnest(polroles) as bound where bound = 0 or pg_has_role(bound, 'USAGE'))
+                """
+            ),
+            {"table": table},
+        ).all()
+        is_own = f"({owner} = NULLIF(current_setting('{USER_ID_SETTING}'::text, true), ''::text))"
+        if policies != [(True, "*", is_own, is_own)]:
+            return Check("policies", False, f"the policies of {table} are not those of the migrations: restore them")
+    return Check("policies", True, f"row-level security is forced on {' and '.join(OWNER_COLUMNS)}")

@@ -1,7 +1,8 @@
 """Each operation's SQL, built with SQLAlchemy over the models and compiled once.
 
-PostgreSQL writes the JSON: the columns that `TASK_MEMBERS` names, in this order, and nothing else. Every statement filters by its owner, whom row-level
-security enforces again. Writes have the form `with changed as (update ... returning ...) select ...`, the one that sharded engines run too.
+PostgreSQL writes the JSON: the columns that `TASK_MEMBERS` names, in this order, and nothing else. Every statement
+filters by its owner, whom row-level security enforces again. Writes have the form `with changed as (update ...
+returning ...) select ...`, the one that sharded engines run too.
 
 Times are written in the session's zone, which `CLAIMS` sets to UTC for the transaction.
 """
@@ -80,7 +81,7 @@ TITLE: BindParameter[str] = bindparam("title", type_=Text)
 DESCRIPTION: BindParameter[str] = bindparam("description", type_=Text)
 HAS_DESCRIPTION: BindParameter[bool] = bindparam("has_description", type_=Boolean)
 COMPLETED: BindParameter[bool] = bindparam("completed", type_=Boolean)
-VERSIONS: BindParameter[list[int]] = bindparam("versions", type_=ARRAY(BigInteger))
+VERSIONS: BindParameter[Sequence[int]] = bindparam("versions", type_=ARRAY(BigInteger))
 CURSOR: BindParameter[UUID] = bindparam("cursor", type_=Uuid)
 LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 

@@ -63,7 +63,7 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of a user's tasks, newest first: their JSON, and the id after which the next page begins, None on the last."""
+    """Some tasks, newest first: their JSON, and the id after which the next page begins, None on the last."""
 
     items: list[bytes]
     next_cursor: str | None
@@ -77,7 +77,7 @@ class Tasks:
         self._pool = pool
         self._provision_users = provision_users
 
-    async def list(self, user: User, *, limit: int, cursor: str | None, completed: bool | None) -> Page:
+    async def page(self, user: User, *, limit: int, cursor: str | None, completed: bool | None) -> Page:
         """The newest `limit` tasks, or those after `cursor`; all, or only those (not) completed."""
         statement = LIST[completed is not None, cursor is not None]
         values = statement.values(

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
 SCHEME = re.compile(r"^(postgresql|postgres)(\+[a-z0-9]+)?://")
+
+# A password's @ or / that is not encoded moves the rest of the password to where error messages name hosts and ports.
+MISPLACED = {"host": re.compile("[^,]@"), "port": re.compile("[^0-9,]"), "dbname": re.compile("@")}
 
 
 def to_conninfo(url: str) -> str:
@@ -13,8 +19,17 @@ def to_conninfo(url: str) -> str:
     All that follows passes through as it is: TLS, several hosts, time-outs.
 
     Raises:
-        ValueError: another scheme. The message does not repeat the URL, which may hold a password.
+        ValueError: it is no such URL. The message repeats nothing of it, where libpq's may quote the password.
     """
     if not SCHEME.match(url):
-        raise ValueError("the URL must begin with postgresql:// or postgres://")
-    return SCHEME.sub("postgresql://", url, count=1)
+        raise ValueError("must begin with postgresql:// or postgres://")
+    conninfo = SCHEME.sub("postgresql://", url, count=1)
+    try:
+        parameters = conninfo_to_dict(conninfo)
+    except (psycopg.Error, UnicodeError):
+        raise ValueError(
+            "is not a URL that libpq understands: it has an unknown parameter, or a character that must be encoded"
+        ) from None
+    if any(pattern.search(str(parameters.get(name, ""))) for name, pattern in MISPLACED.items()):
+        raise ValueError("has a user or password in which @, / or : must be encoded, as %40, %2F or %3A")
+    return conninfo

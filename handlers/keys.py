@@ -38,7 +38,7 @@ class Keys(Protocol):
     generation: int
     """Another number whenever a key was removed: what the old keys verified must be verified again."""
 
-    async def find(self, key_id: object, algorithm: str) -> jwt.PyJWK:
+    async def find(self, key_id: object, algorithm: object) -> jwt.PyJWK:
         """The key that verifies a token with this header.
 
         Raises:
@@ -56,7 +56,7 @@ class SharedSecret:
     def __init__(self, secret: bytes) -> None:
         self._key = jwt.PyJWK({"kty": "oct", "k": jwt.utils.base64url_encode(secret).decode()}, "HS256")
 
-    async def find(self, key_id: object, algorithm: str) -> jwt.PyJWK:
+    async def find(self, key_id: object, algorithm: object) -> jwt.PyJWK:
         del key_id
         if algorithm != "HS256":
             raise KeyUnknown
@@ -76,7 +76,7 @@ class KeySet:
         self._attempted_at_seconds = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
 
-    async def find(self, key_id: object, algorithm: str) -> jwt.PyJWK:
+    async def find(self, key_id: object, algorithm: object) -> jwt.PyJWK:
         """The key of this id, or the only one for the algorithm where the token names none.
 
         Raises:
@@ -95,7 +95,7 @@ class KeySet:
             raise KeyUnknown
         return key
 
-    def _known(self, key_id: object, algorithm: str) -> jwt.PyJWK | None:
+    def _known(self, key_id: object, algorithm: object) -> jwt.PyJWK | None:
         if key_id is None:
             candidates = [key for key in self._keys.values() if key.algorithm_name == algorithm]
             return candidates[0] if len(candidates) == 1 else None

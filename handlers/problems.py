@@ -1,7 +1,7 @@
 """Exception -> problem (RFC 9457), one table.
 
-An exception is looked up by its class and the classes that it is derived from; one that brings its own HTTP status, as the engine's and the
-framework's do, by that status. What is in neither is a fault of ours.
+An exception is looked up by its class and the classes that it is derived from; one that brings its own HTTP status, as
+the engine's and the framework's do, by that status. What is in neither is a fault of ours.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ PROBLEMS: dict[type[Exception] | int, Problem] = {
 
 
 def answer(scope: Scope, error: Exception) -> ConnexionResponse:
-    """The answer to a request that failed; what its sender must not know goes into the log, under the same request id."""
+    """The answer to a request that failed; what its sender must not know goes into the log, under the same id."""
     problem = _problem(error)
     request_id: str = scope["state"]["request_id"]
     _log(problem, error, request_id)
@@ -107,7 +107,7 @@ def _log(problem: Problem, error: Exception, request_id: str) -> None:
     elif problem.status == 503:  # noqa: PLR2004
         logger.error(problem.name, request_id=request_id, reason=type(error.__cause__ or error).__name__)
     elif problem is INTERNAL_ERROR:
-        # Messages of exceptions may quote what a user sent, PostgreSQL's do: only their kind is logged, and the way they came.
+        # An exception's message may quote what a user sent, PostgreSQL's do: only its kind is logged, and its way.
         logger.error(
             problem.name,
             request_id=request_id,

@@ -21,7 +21,7 @@ async def list_tasks(
     tasks: Tasks, user: User, limit: int, cursor: str | None = None, completed: bool | None = None
 ) -> ConnexionResponse:
     """Answers a page of the user's tasks, newest first."""
-    page = await tasks.list(user, limit=limit, cursor=cursor, completed=completed)
+    page = await tasks.page(user, limit=limit, cursor=cursor, completed=completed)
     next_cursor = b'"%s"' % page.next_cursor.encode() if page.next_cursor else b"null"
     body = b'{"items":[%s],"next_cursor":%s}' % (b",".join(page.items), next_cursor)
     return ConnexionResponse(200, content_type=JSON, body=body, headers={**PRIVATE})

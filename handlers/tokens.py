@@ -78,7 +78,7 @@ class Verifier:
     async def _verify(self, token: str) -> _Verified:
         try:
             header = _header(token)
-            key = await self._keys.find(header.get("kid"), header["alg"])
+            key = await self._keys.find(header.get("kid"), header.get("alg"))
             claims = jwt.decode(
                 token,
                 key.key,

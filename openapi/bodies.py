@@ -107,7 +107,8 @@ class RequestBody:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            body += message.get("body", b"")
+            chunk: bytes = message.get("body", b"")
+            body += chunk
             if len(body) > self.limit_bytes:
                 raise ContentTooLarge(self.limit_bytes)
             if not message.get("more_body", False):

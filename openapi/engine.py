@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from connexion.lifecycle import ConnexionResponse
 from connexion.middleware.abstract import AbstractRoutingAPI, SpecMiddleware
-from connexion.operations import AbstractOperation
+from connexion.operations.abstract import AbstractOperation
 from connexion.spec import Specification
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -44,7 +45,7 @@ class Route:
 
 
 class Routes(AbstractRoutingAPI[Operation]):
-    """The contract's paths. Connexion walks the contract and resolves the handlers; each operation is compiled once, here.
+    """The contract's paths. Connexion walks them and resolves the handlers; each operation is compiled once, here.
 
     Connexion's own router copies the scope twice and hands a request through two Starlette routers; this does neither.
     """
@@ -72,7 +73,7 @@ class Routes(AbstractRoutingAPI[Operation]):
         self.routes.setdefault(full_path, Route(full_path)).operations[method.upper()] = operation
 
     def match(self, path: str) -> tuple[Route, dict[str, str]] | None:
-        """The route of a path as it was sent, and the values of its parameters, decoded; None where there is no such path."""
+        """The route of a path as it was sent, and its parameters' values, decoded; None where there is no such path."""
         for route in self.ordered:
             if found := route.pattern.fullmatch(path):
                 return route, dict(zip(route.names, map(decode_segment, found.groups()), strict=True))
@@ -97,7 +98,7 @@ class ContractMiddleware(SpecMiddleware):
     ) -> None:
         self.app = app
         self.on_error = on_error
-        self.options = {"state_names": state_names, "body_limit_bytes": body_limit_bytes}
+        self.compile = partial(Routes, state_names=state_names, body_limit_bytes=body_limit_bytes)
 
     def add_api(self, specification: Specification, **options: Any) -> None:
         """Compiles the contract.
@@ -105,7 +106,7 @@ class ContractMiddleware(SpecMiddleware):
         Raises:
             UnsupportedConstruct: it says something that the engine does not implement.
         """
-        self.routes = Routes(specification, **self.options, **options)
+        self.routes = self.compile(specification, **options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         matched = self.routes.match(scope["raw_path"].decode("ascii")) if scope["type"] == "http" else None

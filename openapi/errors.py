@@ -9,7 +9,8 @@
         ├── InvalidRequest              422, with `errors`
         └── NonConformingResponse       500, our own answer breaks the contract  (Connexion's)
 
-An unknown path is left to the next application; a method that a path lacks is Starlette's `HTTPException`, 405, with `Allow`.
+An unknown path is left to the next application; a method that a path lacks is Starlette's `HTTPException`, 405, with
+`Allow`.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ class ContentTooLarge(ProblemException):
     """The body is larger than the engine reads. Becomes 413."""
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(status=413, detail=f"The body is larger than {limit_bytes} bytes.")
+        super().__init__(status=413, detail=f"The body is larger than {limit_bytes} bytes.")  # type: ignore[no-untyped-call]
 
 
 class InvalidRequest(ProblemException):
     """Parameters or body are not as described; `ext["errors"]` lists `{pointer or parameter, detail}`. Becomes 422."""
 
     def __init__(self, errors: list[dict[str, str]]) -> None:
-        super().__init__(status=422, detail="The request does not match the contract.", ext={"errors": errors})
+        super().__init__(status=422, detail="The request does not match the contract.", ext={"errors": errors})  # type: ignore[no-untyped-call]
 
     @classmethod
     def parameter(cls, name: str, detail: str) -> InvalidRequest:

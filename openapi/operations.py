@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 from connexion.exceptions import NonConformingResponse, OAuthProblem
 from connexion.lifecycle import ConnexionResponse
-from connexion.operations import AbstractOperation
+from connexion.operations.abstract import AbstractOperation
 from connexion.utils import get_function_from_name
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope
@@ -26,7 +26,7 @@ class Operation:
     """One operation of the contract: calls its handler with what the request says, and checks what the handler answers.
 
     The handler is called with the arguments that it names: parameters of the contract (a header's in lower case, with
-    underscores), `body`, `user` (what the contract's `x-bearerInfoFunc` returned), and members of the application's lifespan state.
+    underscores), `body`, `user` (what the contract's `x-bearerInfoFunc` returned), and members of the lifespan state.
     """
 
     def __init__(self, operation: AbstractOperation, *, state_names: Collection[str], body_limit_bytes: int) -> None:
@@ -166,5 +166,4 @@ def _authenticate(operation: AbstractOperation, pointer: str) -> Authenticate | 
         raise UnsupportedConstruct(at, "a security scheme that is not HTTP bearer")
     if "x-bearerInfoFunc" not in scheme:
         raise UnsupportedConstruct(at, "a bearer scheme without x-bearerInfoFunc")
-    function: Authenticate = get_function_from_name(scheme["x-bearerInfoFunc"])
-    return function
+    return cast("Authenticate", get_function_from_name(scheme["x-bearerInfoFunc"]))

@@ -104,9 +104,12 @@ class Parameter:
             value = self.cast(text) if self.cast else text
         except ValueError as error:
             raise InvalidRequest.parameter(self.name, str(error)) from None
-        if not self.validator.is_valid(value):
-            _, detail = describe_errors(self.validator, value)[0]
-            raise InvalidRequest.parameter(self.name, detail)
+        try:
+            errors = [] if self.validator.is_valid(value) else describe_errors(self.validator, value)
+        except UnicodeEncodeError:
+            raise InvalidRequest.parameter(self.name, "the value is not UTF-8") from None
+        if errors:
+            raise InvalidRequest.parameter(self.name, errors[0][1])
         return value
 
 

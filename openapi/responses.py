@@ -10,7 +10,7 @@ from connexion.lifecycle import ConnexionResponse
 from jsonschema_rs import Draft4Validator
 
 from openapi.bodies import decode_json, is_json
-from openapi.errors import UnsupportedConstruct, pointer_token
+from openapi.errors import InvalidRequest, UnsupportedConstruct, pointer_token
 from openapi.parameters import Parameter
 from openapi.schemas import compile_schema, describe_errors
 
@@ -59,5 +59,5 @@ class Response:
         for name, header in self.headers:
             try:
                 header.read(response.headers.get(name))
-            except Exception as error:
-                raise NonConformingResponseHeaders(f"header {name}: {error}") from None
+            except InvalidRequest as error:
+                raise NonConformingResponseHeaders(f"header {name}: {error.ext['errors'][0]['detail']}") from None

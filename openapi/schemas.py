@@ -1,7 +1,8 @@
 """OpenAPI 3.0 schema objects, compiled to validators.
 
-OpenAPI 3.0's dialect is JSON Schema draft 4 with `nullable` and a few words of its own. It is translated once, at start, and compiled by
-jsonschema-rs. Keywords and formats outside the tables below stop the start: nothing goes silently unchecked.
+OpenAPI 3.0's dialect is JSON Schema draft 4 with `nullable` and a few words of its own. It is translated once, at
+start, and compiled by jsonschema-rs. Keywords and formats outside the tables below stop the start: nothing goes
+silently unchecked.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def compile_schema(schema: Schema, pointer: str) -> Draft4Validator:
 
 
 def describe_errors(validator: Draft4Validator, value: Any) -> list[tuple[str, str]]:
-    """What is wrong with a value: JSON Pointers (RFC 6901) and sentences, the first few of them. They do not repeat the value.
+    """What is wrong with a value: JSON Pointers (RFC 6901) and sentences, the first few, which do not repeat the value.
 
     Raises:
         ValueError: the value is nested too deep to say.
@@ -72,7 +73,7 @@ def _sentence(error: ValidationError) -> str:
     return error.message[:TEXT_LIMIT_CHARACTERS]
 
 
-def to_json_schema(schema: Schema, pointer: str) -> Schema:
+def to_json_schema(schema: Schema, pointer: str) -> Schema:  # noqa: C901 - one arm for each kind of keyword
     """The JSON Schema (draft 4) that means what an OpenAPI 3.0 schema object means.
 
     Raises:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,7 +111,9 @@ def running(database_url: str, **variables: str) -> Iterator[str]:
     configure_logs(settings.log_level, settings.log_format)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
-            uvicorn.Config(create_app(settings), loop="uvloop", http="httptools", lifespan="on", log_config=None)
+            uvicorn.Config(
+                create_app(settings), loop="uvloop", http="httptools", lifespan="on", log_config=None, access_log=False
+            )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -123,6 +127,40 @@ def running(database_url: str, **variables: str) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(START_SECONDS)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_process(database_url: str, log: Path, **variables: str) -> Iterator[str]:
+    """The service as its command runs it, a process of its own that logs to `log`; yields its URL."""
+    url = f"http://127.0.0.1:{free_port()}"
+    environment = (
+        os.environ | {"DATABASE_URL": database_url, "JWT_SECRET": SECRET, "PORT": url.rpartition(":")[2]} | variables
+    )
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=environment, stderr=stderr)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not is_ready(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the service does not start: {log.read_text()}")
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(START_SECONDS)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
 
 
 @pytest.fixture(scope="session")

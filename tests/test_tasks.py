@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-
 from conftest import Person
 
 UUID_VERSION = 7
@@ -40,7 +40,7 @@ def test_a_created_task_is_answered_with_its_place_and_entity_tag(alice: Person)
 
 
 @pytest.mark.requirement("FR-06")
-def test_the_location_of_a_user_id_with_reserved_characters_leads_to_the_task(person) -> None:
+def test_the_location_of_a_user_id_with_reserved_characters_leads_to_the_task(person: Callable[..., Person]) -> None:
     odd = person("provider|a/b?c#d e%2F€")
 
     response = odd.client.post("/api/provider%7Ca%2Fb%3Fc%23d%20e%252F%E2%82%AC/tasks", json={"title": "x"})
@@ -87,7 +87,7 @@ def test_a_cursor_stays_good_after_its_task_was_deleted(alice: Person) -> None:
 
 @pytest.mark.requirement("FR-07")
 @pytest.mark.parametrize("completed", [True, False])
-def test_the_filter_lists_only_what_is_completed_or_only_what_is_not(alice: Person, completed: bool) -> None:  # noqa: FBT001
+def test_the_filter_lists_only_what_is_completed_or_only_what_is_not(alice: Person, completed: bool) -> None:
     done, pending = create(alice)["id"], create(alice)["id"]
     alice.client.patch(f"{alice.tasks}/{done}/complete")
 
@@ -181,7 +181,7 @@ def test_a_patch_changes_only_the_members_sent(
     patch: dict[str, object],
     title: str,
     description: str | None,
-    completed: bool,  # noqa: FBT001
+    completed: bool,
 ) -> None:
     task = create(alice, description="old")
 
@@ -347,7 +347,9 @@ def test_what_the_contract_forbids_is_refused_with_its_place(
 
 
 @pytest.mark.requirement("FR-06", "SR-12")
-def test_the_first_task_makes_its_user_from_the_tokens_claims(person, owner: psycopg.Connection) -> None:
+def test_the_first_task_makes_its_user_from_the_tokens_claims(
+    person: Callable[..., Person], owner: psycopg.Connection
+) -> None:
     carol = person(email="carol@example.org", name="Carol")
 
     create(carol)
@@ -357,7 +359,7 @@ def test_the_first_task_makes_its_user_from_the_tokens_claims(person, owner: psy
 
 
 @pytest.mark.requirement("FR-06", "SC-04")
-def test_a_users_first_tasks_may_come_at_once(person) -> None:
+def test_a_users_first_tasks_may_come_at_once(person: Callable[..., Person]) -> None:
     carol = person(email="carol@example.org")
 
     with ThreadPoolExecutor(8) as threads:

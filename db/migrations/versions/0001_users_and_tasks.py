@@ -9,8 +9,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# The role belongs to the cluster and may serve other databases of it: it may exist already, and it may have to stay. Who made it may hand it
-# on; since PostgreSQL 16 even its maker must be granted the right to take it.
+# The role belongs to the cluster and may serve other databases of it: it may exist already, and it may have to stay.
+# Since PostgreSQL 16 even its maker must be granted the right to take it, and nobody but its maker may grant that.
 CREATE_ROLE = """
 do $$
 begin
@@ -28,6 +28,13 @@ begin
     elsif not pg_has_role(current_user, 'taskpact_api', 'MEMBER') then
         execute format('grant taskpact_api to %I', current_user);
     end if;
+exception when insufficient_privilege then
+    if exists (select from pg_roles where rolname = 'taskpact_api') then
+        raise insufficient_privilege using message = format(
+            'the role taskpact_api was made by somebody else, who must run: grant taskpact_api to %I', current_user);
+    end if;
+    raise insufficient_privilege using message = format(
+        'whoever may make roles must run: create role taskpact_api; grant taskpact_api to %I', current_user);
 end
 $$
 """
@@ -43,6 +50,11 @@ end
 $$
 """
 
+BLANKS = (
+    r"\0009\000A\000B\000C\000D\0020\0085\00A0\1680\2000\2001\2002\2003\2004\2005\2006\2007\2008\2009\200A"
+    r"\2028\2029\202F\205F\3000"
+)
+
 TABLES = (
     """
     create table users (
@@ -54,7 +66,7 @@ TABLES = (
         constraint users_id_length check (char_length(id) between 1 and 255)
     )
     """,
-    r"""
+    rf"""
     create table tasks (
         user_id text not null,
         id uuid not null,
@@ -67,9 +79,7 @@ TABLES = (
         constraint tasks_pkey primary key (user_id, id),
         constraint tasks_user_id_fkey foreign key (user_id) references users (id) on delete cascade,
         constraint tasks_title_length check (char_length(title) between 1 and 200),
-        constraint tasks_title_not_blank check (btrim(title, U&'"""
-    r"\0009\000A\000B\000C\000D\0020\0085\00A0\1680\2000\2001\2002\2003\2004\2005\2006\2007\2008\2009\200A\2028\2029\202F\205F\3000"
-    """') <> ''),
+        constraint tasks_title_not_blank check (btrim(title, U&'{BLANKS}') <> ''),
         constraint tasks_description_length check (char_length(description) <= 2000)
     )
     """,
@@ -114,8 +124,10 @@ GRANTS = (
     "do $$ begin execute format('grant usage on schema %I to taskpact_api', current_schema()); end $$",
     "grant select on alembic_version to taskpact_api",
     "grant select, insert (id, email, name), update (email, name) on users to taskpact_api",
-    "grant select, insert (user_id, id, title, description), update (title, description, completed), delete"
-    " on tasks to taskpact_api",
+    """
+    grant select, insert (user_id, id, title, description), update (title, description, completed), delete
+    on tasks to taskpact_api
+    """,
 )
 
 REVOKES = (

@@ -1,0 +1,5 @@
+"""`python -m app` is `taskpact`."""
+
+from app.cli import main
+
+main(prog_name="taskpact")

@@ -1,0 +1,123 @@
+"""The rows that every contender starts with, the people who own them, and the requests that are sent about them."""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+import time
+from pathlib import Path
+from uuid import UUID
+
+import jwt
+import psycopg
+
+from db import schema
+
+SECRET = "a secret that only this benchmark knows, of 32 bytes at least"
+TOKEN_TTL_SECONDS = 86_400
+
+SEED = 2026
+USERS = 50
+TASKS_PER_USER = 200
+LIST_LIMIT = 20
+
+OPERATIONS = ("read", "list", "create", "replace", "toggle", "mix")
+MIX = ("read",) * 16 + ("list", "create", "replace", "toggle")
+"""Of the mix, 80 % are reads."""
+
+REQUESTS_PER_FILE = 20_000
+"""More than the fastest contender answers in a few seconds, so that a replacement seldom writes what is there already."""
+
+NO_ROW_LEVEL_SECURITY = (
+    "alter table tasks disable row level security",
+    "alter table users disable row level security",
+    "drop trigger tasks_touch on tasks",
+)
+"""The peers' tables have the same columns, keys and checks; `version` and `updated_at` are moved by their own statements."""
+
+
+def people() -> dict[str, list[UUID]]:
+    """Each user's id with the ids of their tasks, the same ones in every run."""
+    chance = random.Random(SEED)
+    first_millisecond = 1_760_000_000_000
+    users = ["".join(chance.choices(string.ascii_letters + string.digits, k=32)) for _ in range(USERS)]
+    tasks: dict[str, list[UUID]] = {user: [] for user in users}
+    for number in range(USERS * TASKS_PER_USER):
+        # A UUID of version 7 (RFC 9562, section 5.7).
+        time_and_version = (first_millisecond + number * 1000) << 16 | 7 << 12 | chance.getrandbits(12)
+        tasks[users[number % USERS]].append(UUID(int=time_and_version << 64 | 2 << 62 | chance.getrandbits(62)))
+    return tasks
+
+
+def token(user_id: str) -> str:
+    """A token that is good for longer than any run."""
+    now = int(time.time())
+    return jwt.encode({"sub": user_id, "iat": now, "exp": now + TOKEN_TTL_SECONDS}, SECRET, "HS256")
+
+
+def make_databases(cluster_url: str, names: list[str]) -> dict[str, str]:
+    """A database for each contender, all copies of one; returns their URLs by name. Only Taskpact's has row-level security."""
+    seeded = _with_database(cluster_url, "seeded")
+    urls = {name: _with_database(cluster_url, name) for name in names}
+    with psycopg.connect(cluster_url, autocommit=True) as connection:
+        connection.execute("create database seeded")
+        schema.migrate(seeded)
+        _seed(seeded)
+        for name in names:
+            connection.execute(f'create database "{name}" template seeded strategy file_copy')
+    for name, url in urls.items():
+        if name not in ("taskpact", "pgbench"):
+            with psycopg.connect(url, autocommit=True) as connection:
+                for statement in NO_ROW_LEVEL_SECURITY:
+                    connection.execute(statement)
+    return urls
+
+
+def write_requests(path: Path, operation: str, round_number: int) -> None:
+    """Writes the requests of one operation for wrk.lua, one a line; another round has others, every contender the same."""
+    chance = random.Random(f"{SEED} {operation} {round_number}")
+    owned = people()
+    tokens = {user: token(user) for user in owned}
+    users = list(owned)
+    with path.open("w") as file:
+        for _ in range(REQUESTS_PER_FILE):
+            user = chance.choice(users)
+            kind = chance.choice(MIX) if operation == "mix" else operation
+            method, target, body = request(kind, user, chance.choice(owned[user]), chance.randrange(10**6))
+            text = "" if body is None else json.dumps(body)
+            file.write(f"{method}\t{target}\t{tokens[user]}\t{text}\n")
+
+
+def request(operation: str, user_id: str, task_id: UUID, number: int) -> tuple[str, str, dict[str, object] | None]:
+    """One request's method, target and body."""
+    tasks = f"/api/{user_id}/tasks"
+    content = {"title": f"Buy oat milk, {number:06}", "description": "The barista kind, two litres, if they have it."}
+    match operation:
+        case "read":
+            return "GET", f"{tasks}/{task_id}", None
+        case "list":
+            return "GET", f"{tasks}?limit={LIST_LIMIT}", None
+        case "create":
+            return "POST", tasks, content
+        case "replace":
+            return "PUT", f"{tasks}/{task_id}", content
+        case "toggle":
+            return "PATCH", f"{tasks}/{task_id}/complete", None
+    raise LookupError(operation)
+
+
+def _seed(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+        with cursor.copy("copy users (id) from stdin") as copy:
+            for user in people():
+                copy.write_row((user,))
+        with cursor.copy("copy tasks (user_id, id, title, description) from stdin") as copy:
+            for user, ids in people().items():
+                for number, task_id in enumerate(ids):
+                    copy.write_row((user, task_id, f"Task {number}: buy oat milk", "The barista kind, two litres."))
+        cursor.execute("vacuum (analyze) users, tasks")
+
+
+def _with_database(url: str, name: str) -> str:
+    return url.replace("///postgres?", f"///{name}?")
