@@ -20,8 +20,9 @@ SYNC = b"S"
 class Proxy:
     """Forwards connections to the server that a URL names; runs in a thread of its own.
 
-    `syncs` counts the frontend's Sync messages: each ends one request to the server and waits for its answer (PostgreSQL,
-    "Message Flow"). `delay_seconds` is added each way. While `is_black_hole`, nothing is forwarded, nothing closed.
+    `syncs` counts the frontend's Sync messages: each ends one request to the server and waits for its answer
+    (PostgreSQL, "Message Flow"). `delay_seconds` is added each way. While `is_black_hole`, nothing is forwarded, and
+    nothing closed.
     """
 
     def __init__(self, url: str) -> None:

@@ -150,9 +150,16 @@ def test_two_authorization_headers_are_none(service_url: str) -> None:
 @pytest.mark.requirement("FR-02")
 @pytest.mark.parametrize(
     "others",
-    [{"aud": "somebody else"}, {"aud": ["a", "b"]}, {"iss": "somebody else"}, {"email": 1, "name": ["x"]}, {"jti": 7}, {"iat": None}],
+    [
+        {"aud": "somebody else"},
+        {"aud": ["a", "b"]},
+        {"iss": "somebody else"},
+        {"email": 1, "name": ["x"]},
+        {"jti": 7},
+        {"iat": None},
+    ],
     ids=["aud", "aud-list", "iss", "odd-profile", "odd-jti", "without-iat"],
-)  # fmt: skip
+)
 def test_claims_that_nobody_configured_are_not_looked_at(service_url: str, others: dict[str, Any]) -> None:
     response = call(service_url, "create_task", "alice", f"Bearer {make_token('alice', **others)}")
 
@@ -176,8 +183,23 @@ def test_a_profile_that_cannot_be_stored_is_left_out(
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(
     "path_user",
-    ["bob", "Alice", "alice ", "alic", "alicee", "аlice", "ａlice", "alice%00", "alice%20", "%ff", "alice%2F", "alice%252F", "me", "*"],
-)  # fmt: skip
+    [
+        "bob",
+        "Alice",
+        "alice ",
+        "alic",
+        "alicee",
+        "аlice",
+        "ａlice",
+        "alice%00",
+        "alice%20",
+        "%ff",
+        "alice%2F",
+        "alice%252F",
+        "me",
+        "*",
+    ],
+)
 def test_no_operation_takes_another_path_than_the_tokens(service_url: str, operation: str, path_user: str) -> None:
     response = call(service_url, operation, path_user, f"Bearer {make_token('alice')}")
 

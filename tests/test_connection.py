@@ -52,12 +52,13 @@ async def connected(url: str, *, prepare: bool = True) -> AsyncIterator[tuple[Co
 
 def active(url: str, query: str) -> int:
     """How many sessions of this database are just running a query like this one."""
+    command = (
+        "select count(*) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid() and state = 'active' and query like %s"
+    )
     with psycopg.connect(url) as observer:
-        (count,) = observer.execute(
-            "select count(*) from pg_stat_activity where datname = current_database() and state = 'active' and query like %s",
-            [f"%{query}%"],
-        ).fetchone()  # fmt: skip
-        return count - (query in "select count(*) from pg_stat_activity")
+        (count,) = observer.execute(command, [f"%{query}%"]).fetchone()
+        return count
 
 
 def until(condition: Callable[[], bool]) -> bool:

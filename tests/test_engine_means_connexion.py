@@ -918,6 +918,13 @@ DIFFERENCES = (
         Case("body", {"enum": [None]}, (b"null",)),
     ),
     Difference(
+        "null where nothing is said",
+        "neither",
+        "An empty schema admits null, and null it stays; Connexion makes it an empty object.",
+        lambda case: sends_body(case) and case.value is None and not case.schema,
+        Case("body", {}, (b"null",)),
+    ),
+    Difference(
         "null beside other keywords",
         "engine",
         "`nullable` adds null to the type and the enumeration beside it; Connexion looks at nothing else of the body's schema.",

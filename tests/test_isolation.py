@@ -181,15 +181,28 @@ def test_every_table_with_users_data_is_under_forced_row_level_security(owner: p
 @pytest.mark.parametrize(
     "command",
     [
-        "create table evil (x int)", "create schema evil", "alter table tasks disable row level security",
-        "alter table tasks no force row level security", "drop policy tasks_owner on tasks", "drop table tasks", "truncate tasks",
-        "alter table tasks add column x int", "alter role taskpact_api bypassrls", "create role evil", "delete from users",
-        "update tasks set user_id = 'x'", "update tasks set version = 0", "update tasks set created_at = now()",
-        "update tasks set updated_at = now()", "update users set created_at = now()", "update alembic_version set version_num = ''",
+        "create table evil (x int)",
+        "create schema evil",
+        "alter table tasks disable row level security",
+        "alter table tasks no force row level security",
+        "drop policy tasks_owner on tasks",
+        "drop table tasks",
+        "truncate tasks",
+        "alter table tasks add column x int",
+        "alter role taskpact_api bypassrls",
+        "create role evil",
+        "delete from users",
+        "update tasks set user_id = 'x'",
+        "update tasks set version = 0",
+        "update tasks set created_at = now()",
+        "update tasks set updated_at = now()",
+        "update users set created_at = now()",
+        "update alembic_version set version_num = ''",
         "insert into tasks (user_id, id, title, created_at) values ('x', gen_random_uuid(), 'x', now())",
-        "alter function tasks_touch() rename to evil", "alter table tasks disable trigger all",
+        "alter function tasks_touch() rename to evil",
+        "alter table tasks disable trigger all",
     ],
-)  # fmt: skip
+)
 def test_the_services_role_may_do_no_more_than_it_needs(owner: psycopg.Connection, command: str) -> None:
     become(owner, "x")
 

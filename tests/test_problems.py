@@ -76,9 +76,20 @@ def test_403_is_the_same_whether_or_not_the_other_user_exists(alice: Person, bob
 @pytest.mark.requirement("FR-18", "FR-19")
 @pytest.mark.parametrize(
     "path",
-    ["/api", "/api/", "/api/{user}", "/api//tasks", "/api/{user}/tasks/", "/api/{user}/tasks/{task}/", "/api/{user}/task",
-     "/api/{user}/tasks/{task}/done", "/nothing", "/%00", "/api/{user}/tasks/{task}/complete/x"],
-)  # fmt: skip
+    [
+        "/api",
+        "/api/",
+        "/api/{user}",
+        "/api//tasks",
+        "/api/{user}/tasks/",
+        "/api/{user}/tasks/{task}/",
+        "/api/{user}/task",
+        "/api/{user}/tasks/{task}/done",
+        "/nothing",
+        "/%00",
+        "/api/{user}/tasks/{task}/complete/x",
+    ],
+)
 def test_404_for_what_is_not_in_the_contract(alice: Person, path: str) -> None:
     raw = path.format(user=alice.id, task=uuid4())
 
@@ -229,12 +240,24 @@ def test_a_chunked_body_is_read(alice: Person) -> None:
 @pytest.mark.parametrize(
     ("query", "parameter"),
     [
-        ("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"), ("limit=", "limit"), ("limit=1.0", "limit"),
-        ("limit=" + "9" * 1000, "limit"), ("limit=1&limit=1", "limit"), ("limt=1", "limt"), ("completed=1", "completed"),
-        ("cursor=x", "cursor"), ("cursor=01920f3c7a107cde9b1a3f5e7d9c1b2a", "cursor"), ("%00=1", "\0"), ("=1", ""),
-        ("limit=1%ff", ""), ("user_id=bob", "user_id"), ("&".join(f"a{n}=1" for n in range(200)), ""),
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("limit=x", "limit"),
+        ("limit=", "limit"),
+        ("limit=1.0", "limit"),
+        ("limit=" + "9" * 1000, "limit"),
+        ("limit=1&limit=1", "limit"),
+        ("limt=1", "limt"),
+        ("completed=1", "completed"),
+        ("cursor=x", "cursor"),
+        ("cursor=01920f3c7a107cde9b1a3f5e7d9c1b2a", "cursor"),
+        ("%00=1", "\0"),
+        ("=1", ""),
+        ("limit=1%ff", ""),
+        ("user_id=bob", "user_id"),
+        ("&".join(f"a{n}=1" for n in range(200)), ""),
     ],
-)  # fmt: skip
+)
 def test_422_names_the_parameter(alice: Person, query: str, parameter: str) -> None:
     problem = assert_problem(alice.client.get(f"{alice.tasks}?{query}"), 422, "invalid-request")
 
@@ -273,12 +296,21 @@ ORDER = [
     pytest.param("/api/nobody/nothing", "POST", {}, 404, id="route-before-token"),
     pytest.param("/api/nobody/tasks", "PUT", {}, 405, id="method-before-token"),
     pytest.param("/api/nobody/tasks?x=1", "POST", {"Content-Type": "x"}, 401, id="token-before-owner"),
-    pytest.param("/api/nobody/tasks?x=1", "POST", {"Content-Type": "x", "token": "yes"}, 403, id="owner-before-media-type"),
+    pytest.param(
+        "/api/nobody/tasks?x=1", "POST", {"Content-Type": "x", "token": "yes"}, 403, id="owner-before-media-type"
+    ),
     pytest.param("{tasks}", "POST", {"Content-Type": "x", "token": "yes"}, 415, id="media-type-before-size"),
-    pytest.param("{tasks}", "POST", {"Content-Type": "application/json", "token": "yes"}, 413, id="size-before-validity"),
-    pytest.param("{tasks}/{id}", "PUT", {"Content-Type": "application/json", "token": "yes", "short": "yes", "If-Match": '"7"'},
-                 422, id="validity-before-existence"),
-]  # fmt: skip
+    pytest.param(
+        "{tasks}", "POST", {"Content-Type": "application/json", "token": "yes"}, 413, id="size-before-validity"
+    ),
+    pytest.param(
+        "{tasks}/{id}",
+        "PUT",
+        {"Content-Type": "application/json", "token": "yes", "short": "yes", "If-Match": '"7"'},
+        422,
+        id="validity-before-existence",
+    ),
+]
 
 
 @pytest.mark.requirement("FR-05", "FR-18")

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+
 from conftest import Person
 
 UUID_VERSION = 7
