@@ -302,7 +302,7 @@ def test_head_answers_as_get_does_without_the_body(alice: Person) -> None:
         assert head.headers.get("etag") == got.headers.get("etag")
 
 
-@pytest.mark.requirement("FR-13", "FR-14")
+@pytest.mark.requirement("FR-13", "FR-14", "SR-09")
 @pytest.mark.parametrize(
     "members",
     [
