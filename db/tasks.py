@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
 import uuid_utils
 from psycopg import errors
@@ -93,19 +92,19 @@ class Tasks:
         next_cursor = rows[limit - 1][1] if len(rows) > limit else None
         return Page(items, next_cursor.decode() if next_cursor else None)
 
-    async def create(self, user: User, *, title: str, description: str | None) -> tuple[UUID, TaskRow]:
-        """Creates a task, and the user's row where it is missing or the token says something new.
+    async def create(self, user: User, *, title: str, description: str | None) -> tuple[str, TaskRow]:
+        """Creates a task, and the user's row where it is missing or the token says something new; the task's id comes first.
 
         Raises:
             UserUnknown: the user has no row, and none is to be made (401).
         """
-        task_id = uuid_utils.uuid7()
+        task_id = str(uuid_utils.uuid7())
         statement = CREATE if self._provision_users else CREATE_FOR_KNOWN_USER
         values = statement.values(
             user_id=user.id.encode(),
             email=_text(user.email),
             name=_text(user.name),
-            task_id=str(task_id).encode(),
+            task_id=task_id.encode(),
             title=title.encode(),
             description=_text(description),
         )
@@ -113,7 +112,7 @@ class Tasks:
             rows = await self._pool.run(user.id, statement, values)
         except errors.ForeignKeyViolation:
             raise UserUnknown from None
-        return UUID(int=task_id.int), _task(rows[0])
+        return task_id, _task(rows[0])
 
     async def get(self, user: User, task_id: str) -> TaskRow:
         """One task.

@@ -228,7 +228,7 @@ def two_owners(cluster_url: str) -> Iterator[tuple[str, dict[str, str]]]:
                 name: await Tasks(pool).create(User(name), title=f"{name}'s", description=None)
                 for name in ("alice", "bob")
             }
-            return {name: str(task_id) for name, (task_id, _) in created.items()}
+            return {name: task_id for name, (task_id, _) in created.items()}
 
     with new_database(cluster_url) as url:
         schema.migrate(url)

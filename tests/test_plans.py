@@ -1,0 +1,84 @@
+"""What an operation costs does not grow with the number of tasks or users: no plan sorts, and none scans a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from conftest import new_database
+from db import schema, statements
+from db.statements import Statement
+
+USERS = 500
+TASKS_OF_ONE = 20_000
+TASK_ID = UUID(int=7)
+
+STATEMENTS = {
+    statement.name.decode(): statement
+    for value in vars(statements).values()
+    for statement in (value.values() if isinstance(value, dict) else [value])
+    if isinstance(statement, Statement) and statement.name not in (b"claims", b"schema_version")
+}
+
+VALUES = {
+    "user_id": "'user-1'", "task_id": f"'{TASK_ID}'", "cursor": f"'{UUID(int=2**127)}'", "limit": "51", "completed": "true",
+    "title": "'x'", "description": "null", "has_description": "true", "versions": "null", "email": "null", "name": "null",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def filled(cluster_url: str) -> Iterator[psycopg.Connection]:
+    """A database in which one user has many tasks, and many users have some."""
+    with new_database(cluster_url) as url:
+        schema.migrate(url)
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute("insert into users (id) select 'user-' || n from generate_series(1, %s) n", [USERS])
+            owner.execute(
+                "insert into tasks (user_id, id, title, completed)"
+                " select 'user-1', gen_random_uuid(), 'x', n %% 100 = 0 from generate_series(1, %s) n",
+                [TASKS_OF_ONE],
+            )
+            owner.execute(
+                "insert into tasks (user_id, id, title) select id, gen_random_uuid(), 'x' from users, generate_series(1, 20)"
+            )
+            owner.execute("analyze")
+            yield owner
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+@pytest.mark.requirement("DR-02")
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_no_plan_sorts_or_scans_a_table(filled: psycopg.Connection, name: str, mode: str) -> None:
+    statement = STATEMENTS[name]
+    values = ", ".join(VALUES[parameter] for parameter in statement.parameters)
+    with filled.transaction(force_rollback=True):
+        filled.execute(f"set local plan_cache_mode = {mode}")
+        filled.execute(
+            "select set_config('role', 'taskpact_api', true), set_config('taskpact.user_id', 'user-1', true)"
+        )
+        filled.execute(f'prepare "{name}" as {statement.sql.decode()}')
+        ((explained,),) = filled.execute(f'explain (format json) execute "{name}" ({values})').fetchall()
+        filled.execute(f'deallocate "{name}"')
+
+    plan = list(nodes(explained[0]["Plan"]))
+    assert [node["Node Type"] for node in plan if node["Node Type"] in ("Sort", "Incremental Sort")] == []
+    assert [node for node in plan if node["Node Type"].endswith("Seq Scan")] == []
+    assert [node for node in plan if node["Node Type"].startswith("Bitmap")] == []
+
+
+@pytest.mark.requirement("DR-02")
+def test_there_are_indexes_on_the_owner_and_on_the_task_id(owner: psycopg.Connection) -> None:
+    rows = owner.execute("select indexdef from pg_indexes where tablename = 'tasks'").fetchall()
+
+    leading = {definition.partition("(")[2].partition(",")[0].strip(" )") for (definition,) in rows}
+    assert leading == {"user_id", "id"}
