@@ -93,7 +93,7 @@ class Tasks:
         return Page(items, next_cursor.decode() if next_cursor else None)
 
     async def create(self, user: User, *, title: str, description: str | None) -> tuple[str, TaskRow]:
-        """Creates a task, and the user's row where it is missing or the token says something new; the task's id comes first.
+        """Creates a task, and the user's row where it is missing or the token says something new; tells the id first.
 
         Raises:
             UserUnknown: the user has no row, and none is to be made (401).

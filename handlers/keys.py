@@ -47,6 +47,10 @@ class Keys(Protocol):
         """
         ...
 
+    def refresh(self) -> None:
+        """Starts to fetch the keys again where they are stale, without waiting for them."""
+        ...
+
 
 class SharedSecret:
     """One secret, shared with the issuer, for HS256; it has no id, and none is looked at."""
@@ -61,6 +65,9 @@ class SharedSecret:
         if algorithm != "HS256":
             raise KeyUnknown
         return self._key
+
+    def refresh(self) -> None:
+        """A secret does not go stale."""
 
 
 class KeySet:
@@ -83,17 +90,21 @@ class KeySet:
             KeyUnknown: the issuer does not publish it, or not for this algorithm (401).
             KeysUnavailable: no keys were ever fetched, and none can be now (503).
         """
-        key = self._known(key_id, algorithm)
-        if key is None:
+        self.refresh()
+        asked_at_seconds = time.monotonic()
+        while (key := self._known(key_id, algorithm)) is None and self._attempted_at_seconds < asked_at_seconds:
+            # A fetch that was under way already may have left before the key was published: the next one tells.
             await asyncio.shield(self._fetch())
-            key = self._known(key_id, algorithm)
-        elif time.monotonic() > self._stale_at_seconds:
-            self._fetch()
         if not self._keys:
             raise KeysUnavailable
         if key is None:
             raise KeyUnknown
         return key
+
+    def refresh(self) -> None:
+        """Starts to fetch the keys again where they are stale, without waiting for them."""
+        if time.monotonic() > self._stale_at_seconds:
+            self._fetch()
 
     def _known(self, key_id: object, algorithm: object) -> jwt.PyJWK | None:
         if key_id is None:
@@ -117,7 +128,7 @@ class KeySet:
             keys = _usable(published)
             if not keys:
                 raise ValueError("the key set has no usable key")
-        except (httpx.HTTPError, TimeoutError, ValueError) as error:
+        except (httpx.HTTPError, TimeoutError, ValueError, RecursionError) as error:
             logger.warning("key_set_refused", reason=str(error) or type(error).__name__)
             return
         if any(published.get(key_id) != key for key_id, key in self._published.items()):
@@ -138,22 +149,27 @@ class KeySet:
         key_set = msgspec.json.decode(body)
         if not isinstance(key_set, dict) or not isinstance(key_set.get("keys"), list):
             raise ValueError("the answer is not a key set")  # noqa: TRY004 - what was sent is wrong, not what was passed
-        return {key.get("kid"): key for key in key_set["keys"] if isinstance(key, dict)}
+        # Keys without an id stand under their own content, so that none hides another.
+        return {
+            msgspec.json.encode(key) if key.get("kid") is None else key["kid"]: key
+            for key in key_set["keys"]
+            if isinstance(key, dict) and isinstance(key.get("kid"), str | None)
+        }
 
 
 def _usable(published: dict[object, Any]) -> dict[object, jwt.PyJWK]:
-    """Those keys that may verify signatures. Symmetric ones may not: a published secret is no secret."""
+    """Those keys that may verify signatures. Symmetric and private ones may not: a published secret is no secret."""
     usable: dict[object, jwt.PyJWK] = {}
     for key_id, published_key in published.items():
-        if published_key.get("kty") == "oct" or published_key.get("use", "sig") != "sig":
+        if published_key.get("kty") == "oct" or "d" in published_key or published_key.get("use", "sig") != "sig":
             continue
         try:
             key = jwt.PyJWK(published_key)
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
-            logger.warning("key_ignored", key_id=key_id, reason=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one key, the others go on working
+            logger.warning("key_ignored", key_id=published_key.get("kid"), reason=type(error).__name__)
             continue
         if key.key_type == "RSA" and key.key.key_size < RSA_MINIMUM_BITS:
-            logger.warning("key_ignored", key_id=key_id, reason="the RSA key is too short")
+            logger.warning("key_ignored", key_id=published_key.get("kid"), reason="the RSA key is too short")
             continue
         usable[key_id] = key
     return usable

@@ -73,6 +73,9 @@ class Verifier:
         elif known.not_after_seconds <= time.time():
             del self._verified[digest]
             raise TokenInvalid("the token has expired")
+        else:
+            # A remembered token needs no key, but it must not outlive one that was removed.
+            self._keys.refresh()
         return known.user
 
     async def _verify(self, token: str) -> _Verified:

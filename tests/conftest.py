@@ -107,7 +107,8 @@ def owner(database_url: str) -> Iterator[psycopg.Connection]:
 @contextmanager
 def running(database_url: str, **variables: str) -> Iterator[str]:
     """The service on a socket, configured by these variables; yields its URL."""
-    settings = read_settings({"DATABASE_URL": database_url, "JWT_SECRET": SECRET, "LOG_LEVEL": "error"} | variables)
+    keys = {} if "JWT_JWKS_URL" in variables else {"JWT_SECRET": SECRET}
+    settings = read_settings({"DATABASE_URL": database_url, "LOG_LEVEL": "error"} | keys | variables)
     configure_logs(settings.log_level, settings.log_format)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(

@@ -25,8 +25,9 @@ STATEMENTS = {
 }
 
 VALUES = {
-    "user_id": "'user-1'", "task_id": f"'{TASK_ID}'", "cursor": f"'{UUID(int=2**127)}'", "limit": "51", "completed": "true",
-    "title": "'x'", "description": "null", "has_description": "true", "versions": "null", "email": "null", "name": "null",
+    "user_id": "'user-1'", "email": "null", "name": "null",
+    "task_id": f"'{TASK_ID}'", "title": "'x'", "description": "null", "has_description": "true", "versions": "null",
+    "cursor": f"'{UUID(int=2**127)}'", "limit": "51", "completed": "true",
 }  # fmt: skip
 
 
@@ -43,7 +44,8 @@ def filled(cluster_url: str) -> Iterator[psycopg.Connection]:
                 [TASKS_OF_ONE],
             )
             owner.execute(
-                "insert into tasks (user_id, id, title) select id, gen_random_uuid(), 'x' from users, generate_series(1, 20)"
+                "insert into tasks (user_id, id, title)"
+                " select id, gen_random_uuid(), 'x' from users, generate_series(1, 20)"
             )
             owner.execute("analyze")
             yield owner

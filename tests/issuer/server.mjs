@@ -24,6 +24,7 @@ const { GET } = await import("./token.mjs");
 const options = process.env.JWT_OPTIONS
   ? { ...auth.options, plugins: [jwt(JSON.parse(process.env.JWT_OPTIONS))] }
   : auth.options;
+// Better Auth has complained by now that its tables are missing: here they are made.
 const { runMigrations } = await getMigrations(options);
 await runMigrations();
 const answerAuth = toNodeHandler(process.env.JWT_OPTIONS ? betterAuth(options) : auth);
