@@ -22,9 +22,10 @@ async def authenticate(token: str, request: HTTPConnection) -> User:
         KeysUnavailable: the issuer's keys cannot be fetched, so that nobody can tell (503).
         NotOwner: the path names another user (403).
     """
-    verifier: Verifier = request.state.verifier
+    state = request.scope["state"]
+    verifier: Verifier = state["verifier"]
     user = await verifier.verify(token)
-    request.state.user_id = user.id
+    state["user_id"] = user.id
     if request.path_params["user_id"] != user.id:
         raise NotOwner
     return user

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openapi.operations import Operation, decode_segment
+from openapi.responses import RawHeader
 
 BODY_LIMIT_BYTES = 65_536
 
@@ -119,22 +120,24 @@ class ContractMiddleware(SpecMiddleware):
             operation = route.operation(scope["method"])
             scope["state"]["operation_id"] = operation.operation_id
             response = await operation(scope, receive, path_values)
+            headers = operation.check(response)
         except Exception as error:  # noqa: BLE001 - whatever happens, the request gets an answer
-            response = self._failed(scope, operation or next(iter(route.operations.values())), error)
-        await send_response(response, scope["method"], send)
+            response, headers = self._failed(scope, operation or next(iter(route.operations.values())), error)
+        await send_response(response, headers, scope["method"], send)
 
-    def _failed(self, scope: Scope, operation: Operation, error: Exception) -> ConnexionResponse:
+    def _failed(
+        self, scope: Scope, operation: Operation, error: Exception
+    ) -> tuple[ConnexionResponse, list[RawHeader]]:
         response = self.on_error(scope, error)
         try:
-            operation.check(response)
+            return response, operation.check(response)
         except Exception as violation:  # noqa: BLE001 - the answer to an error must not break the contract either
             response = self.on_error(scope, violation)
-        return response
+            return response, operation.check(response)
 
 
-async def send_response(response: ConnexionResponse, method: str, send: Send) -> None:
+async def send_response(response: ConnexionResponse, headers: list[RawHeader], method: str, send: Send) -> None:
     """Sends an answer, to HEAD without its body."""
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
     body = response.body or b""
     if response.status_code not in (204, 304):
         headers.append((b"content-length", b"%d" % len(body)))

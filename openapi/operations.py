@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope
 from openapi.bodies import RequestBody
 from openapi.errors import InvalidRequest, UnsupportedConstruct, pointer_token
 from openapi.parameters import ABSENT, Parameter, read_query
-from openapi.responses import Response
+from openapi.responses import RawHeader, Response
 
 Authenticate = Callable[[str, HTTPConnection], Coroutine[Any, Any, Any]]
 
@@ -84,7 +84,6 @@ class Operation:
         Raises:
             OAuthProblem: there is no bearer token (401).
             UnsupportedMediaTypeProblem, ContentTooLarge, InvalidRequest: see `RequestBody.read` and `Parameter.read`.
-            NonConformingResponse: the handler's answer breaks the contract (500).
             Exception: whatever the handler and the contract's `x-bearerInfoFunc` raise.
         """
         headers: dict[bytes, bytes] = {}
@@ -105,11 +104,10 @@ class Operation:
         for name in self.wanted_state:
             arguments[name] = scope["state"][name]
         response: ConnexionResponse = await self.handler(**arguments)
-        self.check(response)
         return response
 
-    def check(self, response: ConnexionResponse) -> None:
-        """Checks an answer, a problem's too, against the contract.
+    def check(self, response: ConnexionResponse) -> list[RawHeader]:
+        """Checks an answer, a problem's too, against the contract, and encodes its headers.
 
         Raises:
             NonConformingResponse: it is not as described (500).
@@ -117,7 +115,7 @@ class Operation:
         declared = self.responses.get(str(response.status_code)) or self.responses.get("default")
         if declared is None:
             raise NonConformingResponse(f"status {response.status_code} is not declared")
-        declared.check(response)
+        return declared.check(response)
 
     def _read_parameters(
         self, arguments: dict[str, Any], query: bytes, headers: Mapping[bytes, bytes], path_values: Mapping[str, str]

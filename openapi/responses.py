@@ -14,6 +14,8 @@ from openapi.errors import InvalidRequest, UnsupportedConstruct, pointer_token
 from openapi.parameters import Parameter
 from openapi.schemas import compile_schema, describe_errors
 
+RawHeader = tuple[bytes, bytes]
+
 
 class Response:
     """One response of an operation, ready to be checked."""
@@ -30,34 +32,53 @@ class Response:
             if not is_json(media_type):
                 raise UnsupportedConstruct(at, f"the media type {media_type!r}")
             self.validators[media_type] = compile_schema(content.get("schema", {}), f"{at}/schema")
+        self.content_types = {name: (b"content-type", name.encode()) for name in self.validators}
         # A header object is a parameter object without name and place (OpenAPI 3.0.3, "Header Object").
         self.headers = [
-            (name, Parameter.compile({**header, "name": name, "in": "header"}, f"{pointer}/headers/{name}"))
+            (name, name.lower().encode(), Parameter.compile({**header, "name": name, "in": "header"}, at))
             for name, header in response.get("headers", {}).items()
+            for at in [f"{pointer}/headers{pointer_token(name)}"]
         ]
 
-    def check(self, response: ConnexionResponse) -> None:
-        """Checks media type, body and declared headers of an answer, as it leaves.
+    def check(self, response: ConnexionResponse) -> list[RawHeader]:
+        """Checks media type, body and headers of an answer, as it leaves, and encodes the headers.
 
         Raises:
             NonConformingResponseBody: media type or body are not as described (500).
-            NonConformingResponseHeaders: a declared header is missing or not as described (500).
+            NonConformingResponseHeaders: a header is missing, not declared, or not as described (500).
         """
+        encoded = self._check_headers(response.headers)
         if self.validators:
-            validator = self.validators.get(response.content_type)
-            if validator is None:
-                raise NonConformingResponseBody(f"media type {response.content_type!r} is not declared")
-            try:
-                value = decode_json(response.body)
-            except ValueError as error:
-                raise NonConformingResponseBody(str(error)) from None
-            if not validator.is_valid(value):
-                pointer, detail = describe_errors(validator, value)[0]
-                raise NonConformingResponseBody(f"{pointer}: {detail}")
+            encoded.append(self._check_content(response.content_type, response.body))
         elif response.body or response.content_type:
             raise NonConformingResponseBody("no content is declared")
-        for name, header in self.headers:
+        return encoded
+
+    def _check_headers(self, headers: Mapping[str, str]) -> list[RawHeader]:
+        encoded = []
+        for name, raw_name, header in self.headers:
+            text = headers.get(name)
             try:
-                header.read(response.headers.get(name))
+                header.read(text)
             except InvalidRequest as error:
                 raise NonConformingResponseHeaders(f"header {name}: {error.ext['errors'][0]['detail']}") from None
+            if text is not None:
+                encoded.append((raw_name, text.encode("latin-1")))
+        if len(encoded) + ("Content-Type" in headers) != len(headers):
+            declared = {name for name, _, _ in self.headers}
+            raise NonConformingResponseHeaders(f"headers not declared: {sorted(headers.keys() - declared)}")
+        return encoded
+
+    def _check_content(self, content_type: str, body: bytes) -> RawHeader:
+        validator = self.validators.get(content_type)
+        if validator is None:
+            raise NonConformingResponseBody(f"media type {content_type!r} is not declared")
+        try:
+            value = decode_json(body)
+            errors = [] if validator.is_valid(value) else describe_errors(validator, value)
+        except ValueError as error:
+            raise NonConformingResponseBody(str(error)) from None
+        if errors:
+            pointer, detail = errors[0]
+            raise NonConformingResponseBody(f"{pointer}: {detail}")
+        return self.content_types[content_type]
