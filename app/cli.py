@@ -26,6 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.types import ASGIApp
 
 from app.logs import configure_logs
+from app.server import Protocol
 from app.settings import Settings, SettingsError, read_settings
 from db import schema
 from db.embedded import EmbeddedUnavailable, embedded_server
@@ -167,7 +168,7 @@ def _run(settings: Settings, port: int) -> None:
         port=port,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=None,

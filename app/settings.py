@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,9 @@ class Settings:
     log_level: str = _variable(
         "LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info", "what is worth a line"
     )
-    log_format: str = _variable("LOG_FORMAT", _one_of("console", "json"), "console", "how a line looks")
+    log_format: str = _variable(
+        "LOG_FORMAT", _one_of("console", "json"), "console" if sys.stderr.isatty() else "json", "how a line looks"
+    )
     provision_users: bool = _variable("PROVISION_USERS", _truth, True, "false: a user without a row is refused")
     data_dir: Path = _variable(
         "TASKPACT_DATA_DIR",

@@ -23,6 +23,7 @@ from psycopg import sql
 
 from app.application import create_app
 from app.logs import configure_logs
+from app.server import Protocol
 from app.settings import read_settings
 from db import schema
 from db.embedded import embedded_server
@@ -113,7 +114,7 @@ def running(database_url: str, **variables: str) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(settings), loop="uvloop", http="httptools", lifespan="on", log_config=None, access_log=False
+                create_app(settings), loop="uvloop", http=Protocol, lifespan="on", log_config=None, access_log=False
             )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

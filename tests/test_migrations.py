@@ -27,7 +27,9 @@ DEFINITIONS = {
         where connamespace = 'public'::regnamespace and conrelid <> coalesce(to_regclass('alembic_version'), 0)
         order by 1, 2
     """,
-    "indexes": "select indexdef from pg_indexes where schemaname = 'public' and tablename <> 'alembic_version' order by 1",
+    "indexes": """
+        select indexdef from pg_indexes where schemaname = 'public' and tablename <> 'alembic_version' order by 1
+    """,
 }
 
 EVERYTHING = """

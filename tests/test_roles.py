@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 import httpx
@@ -12,16 +13,19 @@ import pytest
 from click.testing import CliRunner, Result
 from psycopg import errors, sql
 from sqlalchemy import Connection, text
+from starlette.types import Message
 
+from app.application import StartRefused, create_app
 from app.cli import main
+from app.settings import read_settings
 from conftest import SECRET, make_token, new_database, running
 from db import schema
 from db.statements import API_ROLE
 
 OWNERS = {
-    "superuser": ("superuser", False),
-    "like-Neons": ("nosuperuser createrole createdb bypassrls", True),
-    "member-of-one-that-bypasses": ("nosuperuser createrole createdb", True),
+    "superuser": ("login superuser", False),
+    "like-Neons": ("login nosuperuser createrole createdb bypassrls", True),
+    "member-of-one-that-bypasses": ("login nosuperuser createrole createdb", True),
 }
 """The attributes of a role that may own a database, and whether it is a member of one that bypasses policies."""
 
@@ -29,11 +33,6 @@ OWNERS = {
 def cluster(url: str, statement: str, *names: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
-
-
-def log_in(url: str, role: str) -> str:
-    """The same URL, for another role."""
-    return psycopg.conninfo.make_conninfo(url, user=role)
 
 
 def as_url(url: str, role: str) -> str:
@@ -44,15 +43,13 @@ def as_url(url: str, role: str) -> str:
 
 
 @contextmanager
-def new_role(cluster_url: str, attributes: str = "") -> Iterator[str]:
-    """A role that may log in, dropped afterwards with all that it owns and was granted."""
+def new_role(cluster_url: str, attributes: str = "login") -> Iterator[str]:
+    """A role, dropped afterwards."""
     name = f"taskpact_test_{uuid4().hex}"
-    cluster(cluster_url, f"create role {{}} login {attributes}", name)
+    cluster(cluster_url, f"create role {{}} {attributes}", name)
     try:
         yield name
     finally:
-        # What it made goes to the cluster's owner: the service's role may serve other databases.
-        cluster(cluster_url, "drop owned by {} cascade", name)
         cluster(cluster_url, "drop role {}", name)
 
 
@@ -88,7 +85,23 @@ def owned_database(cluster_url: str, owner: str) -> Iterator[str]:
 
 
 def command(url: str, name: str) -> Result:
-    return CliRunner().invoke(main, [name], env={"DATABASE_URL": url, "JWT_SECRET": SECRET})
+    return CliRunner().invoke(main, [name], env={"DATABASE_URL": url, "JWT_SECRET": SECRET, "PORT": "0"})
+
+
+async def start(url: str) -> Message:
+    """What the service answers to a server that asks it to start."""
+    answers: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    settings = read_settings({"DATABASE_URL": url, "JWT_SECRET": SECRET})
+    with suppress(StartRefused):
+        await create_app(settings)({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+    return answers[0]
 
 
 def assert_keeps_users_apart(url: str) -> None:
@@ -181,6 +194,9 @@ def test_a_second_owner_works_once_it_was_granted_the_role_and_is_told_so_before
     ):
         schema.migrate(first)
         result = command(second, "migrate")
+        with psycopg.connect(cluster_url) as connection:
+            version = connection.info.server_version
+        assert result.exit_code == (version >= 160000)
         if result.exit_code:
             # Since PostgreSQL 16, CREATEROLE alone does not allow to grant a role that somebody else made.
             assert result.stderr == (
@@ -205,10 +221,10 @@ def test_an_owner_who_may_not_make_roles_is_told_what_to_ask_for(cluster_url: st
     ):
         result = command(url, "migrate")
 
-        assert (result.exit_code, result.stderr) == (
-            1,
+        assert result.exit_code == 1
+        assert result.stderr == (
             "Error: the database refused: whoever may make roles must run:"
-            f" create role taskpact_api; grant taskpact_api to {owner}\n",
+            f" create role taskpact_api; grant taskpact_api to {owner}\n"
         )
         cluster(cluster_url, "create role {}", API_ROLE)
         cluster(cluster_url, "grant {} to {}", API_ROLE, owner)
@@ -306,24 +322,24 @@ def test_a_policy_for_others_is_none_of_the_services_business(connection: Connec
 @pytest.mark.parametrize(
     ("breakage", "message"),
     [
-        pytest.param(None, "role|schema", id="empty"),
-        pytest.param("update alembic_version set version_num = '0000'", "schema", id="older"),
-        pytest.param("alter table tasks disable row level security", "policies", id="open"),
+        pytest.param("drop table tasks, users, alembic_version", "run `taskpact migrate`", id="empty"),
+        pytest.param("update alembic_version set version_num = '0000'", "run `taskpact migrate`", id="older"),
+        pytest.param("alter table tasks disable row level security", "row-level security is not forced", id="open"),
     ],
 )
-def test_the_service_does_not_start_on_such_a_database(cluster_url: str, breakage: str | None, message: str) -> None:
+def test_the_service_does_not_start_on_such_a_database(cluster_url: str, breakage: str, message: str) -> None:
     with new_database(cluster_url) as url:
-        if breakage:
-            schema.migrate(url)
-            cluster(url, breakage)
+        schema.migrate(url)
+        cluster(url, breakage)
 
         served = command(url, "serve")
-        with pytest.raises(RuntimeError, match="does not start"), running(url):
-            pass
+        started = asyncio.run(start(url))
 
-    assert served.exit_code == 1
+    assert (served.exit_code, served.stdout) == (1, "")
     assert served.stderr.startswith("Error: ")
-    assert served.stderr.split()[1].rstrip(":") in message.split("|")
+    assert message in served.stderr
+    assert started["type"] == "lifespan.startup.failed"
+    assert message in started["message"]
 
 
 @pytest.mark.requirement("SR-08")
@@ -344,7 +360,6 @@ def test_the_service_does_not_start_on_such_a_database(cluster_url: str, breakag
         "truncate tasks",
         "truncate users cascade",
         "create index stolen on tasks (title)",
-        "grant all on tasks to public",
         "create role stolen",
         "alter role taskpact_api bypassrls",
         "update alembic_version set version_num = 'x'",

@@ -39,17 +39,18 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "connexion": (*UVICORN, "--factory", "peers.stock_connexion:create"),
     "litestar": (*UVICORN, "peers.litestar_msgspec:app"),
     "fastify": ("node", str(FASTIFY / "server.js")),
+    "uvicorn": (*UVICORN, "--no-access-log", "peers.bare:app"),
 }
 TITLES = {
     "taskpact": "Taskpact",
-    "usual": "FastAPI + SQLModel + asyncpg",
-    "connexion": "Connexion + SQLAlchemy + psycopg",
-    "litestar": "Litestar + msgspec + asyncpg",
-    "fastify": "Fastify + pg (Node)",
-    "uvicorn": "limit: uvicorn, fixed bytes",
-    "pgbench": "limit: pgbench, no HTTP",
+    "usual": "FastAPI, SQLModel, asyncpg",
+    "connexion": "Connexion, SQLAlchemy, psycopg",
+    "litestar": "Litestar, msgspec, asyncpg",
+    "fastify": "Fastify, pg (Node)",
+    "uvicorn": "limit: uvicorn",
+    "pgbench": "limit: pgbench",
 }
-BARE = (*UVICORN, "--no-access-log", "peers.bare:app")
+"""The last two are no contenders: one asks uvicorn for fixed bytes, the other PostgreSQL without any HTTP."""
 
 
 class Failed(Exception):
@@ -139,7 +140,9 @@ def check(server: Server) -> None:
     bearer = {"Authorization": f"Bearer {rows.token(user)}"}
     with httpx.Client(base_url=server.url) as client:
 
-        def send(operation: str, status: int, *, target: UUID = task_id, headers: dict[str, str] = bearer) -> httpx.Response:
+        def send(
+            operation: str, status: int, *, target: UUID = task_id, headers: dict[str, str] = bearer
+        ) -> httpx.Response:
             method, path, body = rows.request(operation, user, target, 1)
             response = client.request(method, path, json=body, headers=headers)
             _expect(server, operation, response, response.status_code, status)
@@ -151,7 +154,9 @@ def check(server: Server) -> None:
         _check_task(server, "toggle", toggled, user, {**before, "completed": True, "updated_at": toggled["updated_at"]})
         _, _, content = rows.request("replace", user, task_id, 1)
         replaced = send("replace", 200).json()
-        _check_task(server, "replace", replaced, user, {**toggled, **(content or {}), "updated_at": replaced["updated_at"]})
+        _check_task(
+            server, "replace", replaced, user, {**toggled, **(content or {}), "updated_at": replaced["updated_at"]}
+        )
         kept = send("read", 200).json()
         _check_task(server, "read after replace", kept, user, replaced)
         response = send("create", 201)
@@ -193,12 +198,15 @@ def _wait_until_ready(name: str, url: str, process: subprocess.Popen[bytes]) -> 
     user, ids = next(iter(rows.people().items()))
     headers = {"Authorization": f"Bearer {rows.token(user)}"}
     deadline = time.monotonic() + START_SECONDS
+    answer = "nothing"
     with httpx.Client(base_url=url, headers=headers) as client:
         while time.monotonic() < deadline and process.poll() is None:
             try:
-                if client.get(f"/api/{user}/tasks/{ids[0]}").is_success:
+                response = client.get(f"/api/{user}/tasks/{ids[0]}")
+                if response.is_success:
                     return
+                answer = response.text
             except httpx.TransportError:
                 pass  # It does not listen yet.
             time.sleep(0.01)
-    raise Failed(f"{name} does not start")
+    raise Failed(f"{name} does not start; it answered {answer}")

@@ -28,6 +28,7 @@ PGBENCH_SCRIPTS = 100
 class Sample:
     """One round of one operation."""
 
+    requests: int
     requests_per_second: float
     p50_ms: float
     p99_ms: float
@@ -43,10 +44,8 @@ def require_wrk() -> str:
     return wrk
 
 
-def run_wrk(
-    server: Server, requests: Path, *, connections: int, seconds: float, limit: int | None = None
-) -> Sample:
-    """Loads a server for so many seconds, or until `limit` answers.
+def run_wrk(server: Server, requests: Path, *, connections: int, seconds: float) -> Sample:
+    """Loads a server for so many seconds.
 
     Raises:
         Failed: any answer was not a success, or did not come.
@@ -56,7 +55,6 @@ def run_wrk(
         require_wrk(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds:.0f}s",
         "--timeout", f"{TIMEOUT_SECONDS}s", "--script", str(HERE / "wrk.lua"), server.url, "--", str(requests),
     ]  # fmt: skip
-    command += [] if limit is None else [str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failed(f"{server.name}, {requests.stem}: wrk failed: {done.stderr or done.stdout}")
@@ -64,7 +62,9 @@ def run_wrk(
     if report["refused"] or report["broken"] or not report["requests"]:
         raise Failed(f"{server.name}, {requests.stem}: not all were successes: {report}")
     cpu_us = (server.cpu_seconds() - cpu_before) / report["requests"] * 1e6
-    return Sample(report["requests"] / report["seconds"], report["p50_ms"], report["p99_ms"], cpu_us)
+    return Sample(
+        report["requests"], report["requests"] / report["seconds"], report["p50_ms"], report["p99_ms"], cpu_us
+    )
 
 
 def run_pgbench(database_url: str, operation: str, *, connections: int, seconds: float) -> Sample:
@@ -75,7 +75,9 @@ def run_pgbench(database_url: str, operation: str, *, connections: int, seconds:
     """
     # pgbench replaces variables, but cannot send null, and cannot make a new id.
     constants = {"versions": "null", "email": "null", "name": "null", "completed": "null"}
-    statement = {"read": GET, "list": LIST[False, False], "create": CREATE, "replace": REPLACE, "toggle": TOGGLE}[operation]
+    statement = {"read": GET, "list": LIST[False, False], "create": CREATE, "replace": REPLACE, "toggle": TOGGLE}[
+        operation
+    ]
     script = f"\\startpipeline\n{_to_pgbench(CLAIMS, {})};\n{_to_pgbench(statement, constants)};\n\\endpipeline\n"
     if operation == "create":
         script = re.sub(r":task_id\b(::\w+)?", "uuidv7()", script)
@@ -106,7 +108,7 @@ def run_pgbench(database_url: str, operation: str, *, connections: int, seconds:
     found = re.search(r"tps = ([0-9.]+)", done.stdout)
     if found is None or "failed transactions: 0 " not in done.stdout:
         raise Failed(f"pgbench, {operation}: {done.stdout}")
-    return Sample(float(found[1]), percentiles[49], percentiles[98])
+    return Sample(len(lines), float(found[1]), percentiles[49], percentiles[98])
 
 
 def _pgbench() -> Path:

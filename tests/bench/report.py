@@ -1,4 +1,4 @@
-"""What was measured: as a table, as JSON, as a chart. Ratios come first: figures drift with the machine, ratios hold."""
+"""What was measured, as a table, as JSON, as a chart. Ratios come first: figures drift, ratios hold."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def summarize(samples: Samples, base: str) -> list[Result]:
 
 def print_tables(console: Console, results: list[Result], servers: Iterable[Server], base: str) -> None:
     """Prints one row for each operation and contender, and one for each process."""
-    table = Table("operation", "contender", title="Requests, one process each", title_justify="left")
-    for name in (f"x {base}", "requests/s", "p50 ms", "p99 ms", "CPU us/request"):
-        table.add_column(name, justify="right")
+    table = Table("operation", "contender", title=f"One process each; ratios to {TITLES[base]}", title_justify="left")
+    for name in ("ratio", "requests/s", "p50 ms", "p99 ms", "CPU us"):
+        table.add_column(name, justify="right", no_wrap=True)
     previous = results[0]
     for result in results:
         if result.operation != previous.operation:
@@ -79,13 +79,17 @@ def print_tables(console: Console, results: list[Result], servers: Iterable[Serv
             _number(result.p50_ms, 2),
             _number(result.p99_ms, 2),
             _number(result.cpu_us, 0),
-            style="bold" if result.contender == "taskpact" else "dim" if TITLES[result.contender][:5] == "limit" else "",
+            style="bold"
+            if result.contender == "taskpact"
+            else "dim"
+            if TITLES[result.contender][:5] == "limit"
+            else "",
         )
         previous = result
     console.print(table)
-    table = Table("process", title="Memory and start", title_justify="left")
-    for name in ("resident at start MiB", "after the load MiB", "start to first answer s"):
-        table.add_column(name, justify="right")
+    table = Table("process", title="Resident memory; from start to the first answer", title_justify="left")
+    for name in ("ready MiB", "loaded MiB", "start s"):
+        table.add_column(name, justify="right", no_wrap=True)
     for server in servers:
         memory = (_number(mib, 0) for mib in server.memory_mib)
         table.add_row(TITLES[server.name], *memory, _number(server.start_seconds, 2))
@@ -100,7 +104,8 @@ def to_json(results: list[Result], servers: Iterable[Server], samples: Samples, 
         "versions": {name: version(name) for name in PACKAGES},
         "results": [asdict(result) for result in results],
         "processes": {
-            server.name: {"start_seconds": server.start_seconds, "resident_mib": server.memory_mib} for server in servers
+            server.name: {"start_seconds": server.start_seconds, "resident_mib": server.memory_mib}
+            for server in servers
         },
         "rounds": {
             f"{operation}/{contender}": [asdict(sample) for sample in rounds]

@@ -27,19 +27,19 @@ MIX = ("read",) * 16 + ("list", "create", "replace", "toggle")
 """Of the mix, 80 % are reads."""
 
 REQUESTS_PER_FILE = 20_000
-"""More than the fastest contender answers in a few seconds, so that a replacement seldom writes what is there already."""
+"""As many as the fastest contender answers in a few seconds: a replacement seldom writes what is there already."""
 
 NO_ROW_LEVEL_SECURITY = (
     "alter table tasks disable row level security",
     "alter table users disable row level security",
     "drop trigger tasks_touch on tasks",
 )
-"""The peers' tables have the same columns, keys and checks; `version` and `updated_at` are moved by their own statements."""
+"""The peers' tables have the same columns, keys and checks; their own statements move `version` and `updated_at`."""
 
 
 def people() -> dict[str, list[UUID]]:
     """Each user's id with the ids of their tasks, the same ones in every run."""
-    chance = random.Random(SEED)
+    chance = random.Random(SEED)  # noqa: S311 - it must be the same every time
     first_millisecond = 1_760_000_000_000
     users = ["".join(chance.choices(string.ascii_letters + string.digits, k=32)) for _ in range(USERS)]
     tasks: dict[str, list[UUID]] = {user: [] for user in users}
@@ -57,7 +57,7 @@ def token(user_id: str) -> str:
 
 
 def make_databases(cluster_url: str, names: list[str]) -> dict[str, str]:
-    """A database for each contender, all copies of one; returns their URLs by name. Only Taskpact's has row-level security."""
+    """The URLs of new databases, all copies of one; only Taskpact's and pgbench's have row-level security."""
     seeded = _with_database(cluster_url, "seeded")
     urls = {name: _with_database(cluster_url, name) for name in names}
     with psycopg.connect(cluster_url, autocommit=True) as connection:
@@ -75,8 +75,8 @@ def make_databases(cluster_url: str, names: list[str]) -> dict[str, str]:
 
 
 def write_requests(path: Path, operation: str, round_number: int) -> None:
-    """Writes the requests of one operation for wrk.lua, one a line; another round has others, every contender the same."""
-    chance = random.Random(f"{SEED} {operation} {round_number}")
+    """Writes one operation's requests for wrk.lua, one a line: others in each round, the same for every contender."""
+    chance = random.Random(f"{SEED} {operation} {round_number}")  # noqa: S311
     owned = people()
     tokens = {user: token(user) for user in owned}
     users = list(owned)

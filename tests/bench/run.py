@@ -2,22 +2,25 @@
 
     python tests/bench/run.py
 
-Needs wrk (`apt-get install wrk`), and Node 20 for one of the peers. All of them write an access log, to nowhere. Rounds are interleaved and the
-order turns, so that a machine whose speed drifts drifts for all. Taskpact runs as it ships, with row-level security and its answers validated;
-none of the peers has the former, only Connexion the latter, and that is their advantage.
+Needs wrk (`apt-get install wrk`), and Node 20 for one of the peers. All of them write an access log, to nowhere. Rounds
+are interleaved and the order turns, so that a machine whose speed drifts drifts for all. Taskpact runs as it ships,
+with row-level security and its answers validated; no peer has the former, only Connexion the latter: that is their
+advantage.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
 import rows
-from contenders import BARE, COMMANDS, TITLES, Failed, Server, check, reason_to_leave_out, running
+from contenders import COMMANDS, TITLES, Failed, Server, check, reason_to_leave_out, running
 from load import Sample, require_wrk, run_pgbench, run_wrk
 from report import Samples, draw, print_tables, summarize, to_json
 from rich.console import Console
@@ -44,7 +47,9 @@ def split(_context: click.Context, parameter: click.Parameter, value: str) -> li
 @click.option("--connections", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--only", callback=split, default=",".join(TITLES), show_default=True, help="Who takes part.")
 @click.option("--operations", callback=split, default=",".join(rows.OPERATIONS), show_default=True)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Where to write everything that was measured.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Where to write everything that was measured."
+)
 @click.option("--svg", "svg_path", type=click.Path(path_type=Path), help="Where to draw the ratios.")
 def main(
     *,
@@ -59,52 +64,25 @@ def main(
     """Measure Taskpact and its peers."""
     require_wrk()
     console = Console()
-    names = []
-    for name in only:
-        if reason := reason_to_leave_out(name):
-            console.print(reason)
-        else:
-            names.append(name)
+    reasons = {name: reason_to_leave_out(name) for name in only}
+    for reason in filter(None, reasons.values()):
+        console.print(reason)
+    names = [name for name in only if not reasons[name]]
     base = BASE if BASE in names else names[0]
-    samples: Samples = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="taskpact-bench-")))
         urls = rows.make_databases(stack.enter_context(embedded_server(folder / "data")), names)
-        servers: dict[str, Server] = {}
-        for name in names:
-            if name != "pgbench":
-                command = BARE if name == "uvicorn" else COMMANDS[name]
-                servers[name] = stack.enter_context(running(name, command, urls[name]))
-        requests = folder / "mix.tsv"
-        rows.write_requests(requests, "mix", 0)
-        for name, server in servers.items():
-            if name in COMMANDS:
-                check(server)
-            server.memory_mib.append(server.resident_mib())
-            run_wrk(server, requests, connections=connections, seconds=WARM_UP_SECONDS)
+        servers = {
+            name: stack.enter_context(running(name, COMMANDS[name], urls[name])) for name in names if name in COMMANDS
+        }
+        warm_up(servers.values(), folder, connections)
 
         def measure(operation: str, name: str, requests: Path) -> Sample:
-            if name == "pgbench":
-                return run_pgbench(urls[name], operation, connections=connections, seconds=seconds)
-            return run_wrk(servers[name], requests, connections=connections, seconds=seconds)
+            if name in servers:
+                return run_wrk(servers[name], requests, connections=connections, seconds=seconds)
+            return run_pgbench(urls[name], operation, connections=connections, seconds=seconds)
 
-        entries = [
-            (operation, name) for operation in operations for name in names if operation in LIMITS.get(name, operations)
-        ]
-        samples = {entry: [] for entry in entries}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        progress = stack.enter_context(Progress(*columns, console=console, transient=True))
-        bar = progress.add_task("", total=rounds * len(entries))
-        for number in range(1, rounds + 1):
-            for operation in operations:
-                requests = folder / f"{operation}.tsv"
-                rows.write_requests(requests, operation, number)
-                taking_part = [name for name in names if (operation, name) in samples]
-                turn = number % len(taking_part)
-                for name in taking_part[turn:] + taking_part[:turn]:
-                    progress.update(bar, description=f"round {number}: {operation}, {name}")
-                    samples[operation, name].append(measure(operation, name, requests))
-                    progress.advance(bar)
+        samples = interleave(measure, names, operations, rounds, folder, console)
         for server in servers.values():
             server.memory_mib.append(server.resident_mib())
     results = summarize(samples, base)
@@ -114,6 +92,44 @@ def main(
         json_path.write_text(json.dumps(to_json(results, servers.values(), samples, settings), indent=1) + "\n")
     if svg_path:
         draw(svg_path, results, base)
+
+
+def warm_up(servers: Iterable[Server], folder: Path, connections: int) -> None:
+    """Proves that all do the same work, and has each prepare its connections and statements."""
+    requests = folder / "mix.tsv"
+    rows.write_requests(requests, "mix", 0)
+    for server in servers:
+        if server.name not in LIMITS:
+            check(server)
+        server.memory_mib.append(server.resident_mib())
+        run_wrk(server, requests, connections=connections, seconds=WARM_UP_SECONDS)
+
+
+def interleave(
+    measure: Callable[[str, str, Path], Sample],
+    names: list[str],
+    operations: list[str],
+    rounds: int,
+    folder: Path,
+    console: Console,
+) -> Samples:
+    """Measures all operations and contenders, round by round."""
+    samples: Samples = {
+        (operation, name): [] for operation in operations for name in names if operation in LIMITS.get(name, operations)
+    }
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=rounds * len(samples))
+        for number, operation in product(range(1, rounds + 1), operations):
+            requests = folder / f"{operation}.tsv"
+            rows.write_requests(requests, operation, number)
+            taking_part = [name for name in names if (operation, name) in samples]
+            turn = number % len(taking_part) if taking_part else 0
+            for name in taking_part[turn:] + taking_part[:turn]:
+                progress.update(bar, description=f"round {number}: {operation}, {name}")
+                samples[operation, name].append(measure(operation, name, requests))
+                progress.advance(bar)
+    return samples
 
 
 if __name__ == "__main__":

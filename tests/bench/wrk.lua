@@ -1,6 +1,6 @@
 -- Sends the lines of a file, one request each, over and over; reports what wrk measured as one line of JSON.
--- wrk ... -s wrk.lua URL -- REQUESTS.tsv [LIMIT]
-local requests, position, count = {}, 0, 0
+-- wrk ... -s wrk.lua URL -- REQUESTS.tsv
+local requests, position = {}, 0
 
 function init(arguments)
   for line in io.lines(arguments[1]) do
@@ -8,13 +8,6 @@ function init(arguments)
     local headers = { ["Authorization"] = "Bearer " .. token }
     if body == "" then body = nil else headers["Content-Type"] = "application/json" end
     requests[#requests + 1] = wrk.format(method, target, headers, body)
-  end
-  local limit = tonumber(arguments[2])
-  if limit then
-    function response()
-      count = count + 1
-      if count >= limit then wrk.thread:stop() end
-    end
   end
 end
 

@@ -1,11 +1,13 @@
 """Litestar, msgspec and asyncpg, with SQL by hand: as fast as we know Python to be with a framework.
 
-Tuned: one statement an operation; asyncpg's prepared statements; no reset of a connection that went back to its pool, which would be another
-round trip; structs that msgspec writes; verified tokens remembered as Taskpact remembers them; no OpenAPI document, no exception logging.
+Tuned: one statement an operation; asyncpg's prepared statements; no reset of a connection that went back to its pool,
+which would be another round trip; structs that msgspec writes; verified tokens remembered as Taskpact remembers them;
+no OpenAPI document, no exception logging.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -77,7 +79,7 @@ def own(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandl
         user_id, expires_at_seconds = verify(token)
     except jwt.InvalidTokenError:
         raise NotAuthorizedException from None
-    if scheme.lower() != "bearer" or expires_at_seconds <= datetime.now().timestamp():
+    if scheme.lower() != "bearer" or expires_at_seconds <= time.time():
         raise NotAuthorizedException
     if user_id != connection.path_params["user_id"]:
         raise PermissionDeniedException

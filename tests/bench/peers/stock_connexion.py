@@ -1,6 +1,7 @@
 """Stock Connexion on the same contract, with responses validated, and SQLAlchemy's asynchronous ORM on psycopg.
 
-Connexion's `AsyncApp` does all that the contract asks for; only the names of the functions are replaced in it. Tuned like the usual stack.
+Connexion's `AsyncApp` does all that the contract asks for; only the names of the functions are replaced in it. Tuned
+like the usual stack.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ POOL_SIZE = 10
 MEMBERS = ("user_id", "title", "description", "completed")
 
 NOT_MEASURED = ("patch", "delete")
+
+JSON = {"Content-Type": "application/json"}
+"""Connexion wants to be told, since problems have another media type."""
 
 Answer = tuple[dict[str, Any], int, dict[str, str]]
 
@@ -70,7 +74,7 @@ async def list_tasks(
         tasks = (await session.scalars(query)).all()
     next_cursor = str(tasks[limit - 1].id) if len(tasks) > limit else None
     page = {"items": [to_json(task) for task in tasks[:limit]], "next_cursor": next_cursor}
-    return page, 200, {"Cache-Control": "private, no-cache"}
+    return page, 200, {**JSON, "Cache-Control": "private, no-cache"}
 
 
 async def create_task(user_id: str, user: str, body: dict[str, Any]) -> Answer:
@@ -79,14 +83,14 @@ async def create_task(user_id: str, user: str, body: dict[str, Any]) -> Answer:
     async with new_session() as session:
         session.add(task)
         await session.commit()
-    return to_json(task), 201, {"ETag": f'"{task.version}"', "Location": f"/api/{user_id}/tasks/{task.id}"}
+    return to_json(task), 201, {**JSON, "ETag": f'"{task.version}"', "Location": f"/api/{user_id}/tasks/{task.id}"}
 
 
 async def get_task(user_id: str, user: str, task_id: str) -> Answer:
     own(user_id, user)
     async with new_session() as session:
         task = found(await session.get(Task, (user_id, UUID(task_id))))
-    return to_json(task), 200, {"ETag": f'"{task.version}"', "Cache-Control": "private, no-cache"}
+    return to_json(task), 200, {**JSON, "ETag": f'"{task.version}"', "Cache-Control": "private, no-cache"}
 
 
 async def replace_task(user_id: str, user: str, task_id: str, body: dict[str, Any]) -> Answer:
@@ -112,7 +116,7 @@ async def change(user_id: str, user: str, task_id: str, changes: Callable[[Task]
             setattr(task, name, value)
         task.version, task.updated_at = task.version + 1, datetime.now(UTC)
         await session.commit()
-    return to_json(task), 200, {"ETag": f'"{task.version}"'}
+    return to_json(task), 200, {**JSON, "ETag": f'"{task.version}"'}
 
 
 def own(user_id: str, user: str) -> None:

@@ -1,8 +1,9 @@
 """FastAPI, SQLModel and asyncpg, as the documentation of FastAPI and SQLModel teaches them.
 
-Tuned as far as that allows: an asynchronous engine whose pool is as large as everybody's and never pings; `expire_on_commit=False` and defaults
-made here, so that no `refresh` costs another round trip; each read one `select`; response models, which FastAPI hands to pydantic's serializer;
-uvicorn with uvloop and httptools. There is no row-level security: the `where` of each statement is all that keeps users apart.
+Tuned as far as that allows: an asynchronous engine whose pool is as large as everybody's and never pings;
+`expire_on_commit=False` and defaults made here, so that no `refresh` costs another round trip; each read one `select`;
+response models, which FastAPI hands to pydantic's serializer; uvicorn with uvloop and httptools. There is no row-level
+security: the `where` of each statement is all that keeps users apart.
 """
 
 from __future__ import annotations

@@ -1,0 +1,189 @@
+"""Every setting comes from the environment, is checked at the start, and a mistake names its variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from app.settings import Settings, SettingsError, read_settings
+
+URL = "postgresql://somebody:s3cr3t@db.example/tasks"
+SECRET = "s3cr3t of the thirty-two bytes that it has to have"
+
+GOOD = [
+    ("DATABASE_POOL_SIZE", "1", "database_pool_size", 1),
+    ("DATABASE_POOL_SIZE", "1000", "database_pool_size", 1000),
+    ("DATABASE_PREPARE", "false", "database_prepare", False),
+    ("DATABASE_PREPARE", "true", "database_prepare", True),
+    ("JWT_JWKS_URL", "https://issuer.example/jwks", "jwt_jwks_url", "https://issuer.example/jwks"),
+    ("JWT_JWKS_URL", "http://localhost:3000/jwks", "jwt_jwks_url", "http://localhost:3000/jwks"),
+    ("JWT_JWKS_URL", "http://127.0.0.1/jwks", "jwt_jwks_url", "http://127.0.0.1/jwks"),
+    ("JWT_JWKS_URL", "http://[::1]:3000/jwks", "jwt_jwks_url", "http://[::1]:3000/jwks"),
+    ("JWT_ISSUER", "https://issuer.example", "jwt_issuer", "https://issuer.example"),
+    ("JWT_AUDIENCE", "tasks", "jwt_audience", "tasks"),
+    ("JWT_LEEWAY_SECONDS", "300", "jwt_leeway_seconds", 300),
+    ("HOST", "0.0.0.0", "host", "0.0.0.0"),  # noqa: S104
+    ("PORT", "0", "port", 0),
+    ("PORT", "65535", "port", 65535),
+    ("WORKERS", "256", "workers", 256),
+    ("CORS_ORIGINS", "https://a.example", "cors_origins", ("https://a.example",)),
+    ("CORS_ORIGINS", "https://a.example, http://localhost:3000", "cors_origins", ("https://a.example", "http://localhost:3000")),
+    ("CORS_ORIGINS", "http://[::1]:5173", "cors_origins", ("http://[::1]:5173",)),
+    ("LOG_LEVEL", "debug", "log_level", "debug"),
+    ("LOG_FORMAT", "json", "log_format", "json"),
+    ("PROVISION_USERS", "false", "provision_users", False),
+]  # fmt: skip
+
+BAD = {
+    "DATABASE_URL": [
+        "somebody:s3cr3t@db.example",
+        "mysql://somebody:s3cr3t@db.example/tasks",
+        "postgresql://somebody:s3cr3t%zz@db.example/tasks",
+        "postgresql://somebody:x@s3cr3t@db.example/tasks",
+        "postgresql://somebody:s3cr3t/x@db.example/tasks",
+        "postgresql://somebody:1/s3cr3t@db.example/tasks",
+        "postgresql://somebody:s3cr3t@db.example:none/tasks",
+        "postgresql://somebody:s3cr3t@db.example/tasks?pgbouncer=true",
+        "postgresql://somebody:s3cr3t\udcff@db.example/tasks",
+    ],
+    "DATABASE_POOL_SIZE": ["0", "1001", "-1", "1.0", "ten", "1e2", " 7", "\u0667"],
+    "DATABASE_PREPARE": ["no", "1", "True"],
+    "JWT_SECRET": ["s3cr3t", "s3cr3t" + "x" * 25, "s3cr3t" + "x" * 25 + "\udcff"],
+    "JWT_JWKS_URL": [
+        "http://issuer.example/jwks",
+        "http://localhost.example/jwks",
+        "ftp://issuer.example",
+        "issuer.example",
+        "https://",
+        "https://somebody:s3cr3t@issuer.example/jwks",
+        "https://somebody:s3cr3t@[/jwks",
+        "https://issuer.example:99999/jwks",
+    ],
+    "JWT_LEEWAY_SECONDS": ["301", "-1", "x"],
+    "PORT": ["65536", "http"],
+    "WORKERS": ["0", "257"],
+    "CORS_ORIGINS": [
+        "*",
+        "https://*.example",
+        "https://a.example/",
+        "https://a.example,",
+        "https://A.example",
+        "https://a.example:443",
+        "http://a.example:80",
+        "a.example",
+        "null",
+    ],
+    "LOG_LEVEL": ["DEBUG", "trace"],
+    "LOG_FORMAT": ["text"],
+    "PROVISION_USERS": ["yes"],
+}
+
+VARIABLES = [*BAD, "JWT_ISSUER", "JWT_AUDIENCE", "HOST", "TASKPACT_DATA_DIR"]
+
+
+@pytest.mark.requirement("NF-03")
+def test_every_setting_is_among_those_tried_here() -> None:
+    named = {"data_dir" if name == "TASKPACT_DATA_DIR" else name.lower() for name in VARIABLES}
+
+    assert named == {field.name for field in attrs.fields(Settings)}
+
+
+@pytest.mark.requirement("NF-03")
+@pytest.mark.parametrize(("variable", "value", "name", "expected"), GOOD)
+def test_a_good_value_is_taken(variable: str, value: str, name: str, expected: object) -> None:
+    assert getattr(read_settings({variable: value}), name) == expected
+
+
+@pytest.mark.requirement("NF-03", "SR-06")
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [pytest.param(name, value, id=f"{name}-{value!a}") for name, values in BAD.items() for value in values],
+)
+def test_a_bad_value_is_refused_with_the_variables_name_and_without_a_secret(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        read_settings({variable: value})
+
+    assert str(refusal.value).startswith(f"{variable} ")
+    assert "s3cr3t" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.requirement("NF-03")
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_an_empty_value_is_a_mistake(variable: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable} is empty"):
+        read_settings({variable: ""})
+
+
+@pytest.mark.requirement("NF-03", "SR-06")
+def test_without_any_variable_there_is_neither_database_nor_secret() -> None:
+    settings = read_settings({})
+
+    assert (settings.database_url, settings.jwt_secret, settings.jwt_jwks_url) == (None, None, None)
+
+
+@pytest.mark.requirement("NF-03", "SR-06")
+def test_a_database_without_a_key_is_refused() -> None:
+    with pytest.raises(SettingsError, match="JWT_SECRET or JWT_JWKS_URL must be set"):
+        read_settings({"DATABASE_URL": URL})
+
+
+@pytest.mark.requirement("NF-03", "FR-02")
+def test_a_secret_and_a_key_set_exclude_each_other() -> None:
+    with pytest.raises(SettingsError, match="JWT_SECRET and JWT_JWKS_URL"):
+        read_settings({"JWT_SECRET": SECRET, "JWT_JWKS_URL": "https://issuer.example/jwks"})
+
+
+@pytest.mark.requirement("SR-06", "FR-02")
+def test_a_secret_needs_thirty_two_bytes_whatever_its_characters() -> None:
+    assert read_settings({"JWT_SECRET": "é" * 16}).jwt_secret.reveal() == "é" * 16
+    with pytest.raises(SettingsError, match="JWT_SECRET must have at least 32 bytes"):
+        read_settings({"JWT_SECRET": "x" * 31})
+
+
+@pytest.mark.requirement("NF-03")
+def test_variables_of_others_are_not_looked_at() -> None:
+    assert read_settings({"DATABASE_URI": "", "PATH": "/bin", "JWT_SECRETS": "x"}) == read_settings({})
+
+
+@pytest.mark.requirement("SR-06")
+@pytest.mark.parametrize("show", [repr, str, "{}".format, lambda settings: repr(attrs.asdict(settings))])
+def test_settings_show_no_secret(show: Callable[[object], str]) -> None:
+    settings = read_settings({"DATABASE_URL": URL, "JWT_SECRET": SECRET})
+
+    assert "s3cr3t" not in show(settings)
+
+
+@pytest.mark.requirement("SR-07")
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+asyncpg", "postgres+x"])
+def test_every_spelling_of_the_url_is_one_that_libpq_reads(scheme: str) -> None:
+    url = read_settings({"DATABASE_URL": URL.replace("postgresql", scheme), "JWT_SECRET": SECRET}).database_url
+
+    assert url.reveal() == URL
+
+
+@pytest.mark.requirement("SR-07")
+def test_tls_and_several_hosts_pass_through() -> None:
+    given = (
+        "postgres://u:p%40%2F@one.example:5432,two.example:5433/tasks?sslmode=verify-full&sslrootcert=%2Fca.pem"
+        "&channel_binding=require&target_session_attrs=read-write&connect_timeout=3&options=-c%20search_path%3Dx"
+    )
+
+    url = read_settings({"DATABASE_URL": given, "JWT_SECRET": SECRET}).database_url
+
+    assert conninfo_to_dict(url.reveal()) == {
+        "user": "u",
+        "password": "p@/",
+        "host": "one.example,two.example",
+        "port": "5432,5433",
+        "dbname": "tasks",
+        "sslmode": "verify-full",
+        "sslrootcert": "/ca.pem",
+        "channel_binding": "require",
+        "target_session_attrs": "read-write",
+        "connect_timeout": "3",
+        "options": "-c search_path=x",
+    }
