@@ -106,6 +106,7 @@ def _lifespan(settings: Settings) -> Callable[[Any], Any]:
                     issuer=settings.jwt_issuer,
                     audience=settings.jwt_audience,
                     leeway_seconds=settings.jwt_leeway_seconds,
+                    remembered_tokens=settings.jwt_cache_size,
                 ),
             }
 

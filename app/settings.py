@@ -135,6 +135,9 @@ class Settings:
     jwt_jwks_url: str | None = _variable("JWT_JWKS_URL", _jwks_url, None, "the issuer's key set")
     jwt_issuer: str | None = _variable("JWT_ISSUER", str, None, "required `iss` of a token")
     jwt_audience: str | None = _variable("JWT_AUDIENCE", str, None, "required `aud` of a token")
+    jwt_cache_size: int = _variable(
+        "JWT_CACHE_SIZE", _whole_number(1, 10_000_000), 10_000, "verified tokens that each worker remembers"
+    )
     jwt_leeway_seconds: int = _variable(
         "JWT_LEEWAY_SECONDS", _whole_number(0, 300), 0, "tolerated difference of clocks"
     )

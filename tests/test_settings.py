@@ -25,6 +25,7 @@ GOOD = [
     ("JWT_ISSUER", "https://issuer.example", "jwt_issuer", "https://issuer.example"),
     ("JWT_AUDIENCE", "tasks", "jwt_audience", "tasks"),
     ("JWT_LEEWAY_SECONDS", "300", "jwt_leeway_seconds", 300),
+    ("JWT_CACHE_SIZE", "1", "jwt_cache_size", 1),
     ("HOST", "0.0.0.0", "host", "0.0.0.0"),  # noqa: S104
     ("PORT", "0", "port", 0),
     ("PORT", "65535", "port", 65535),
@@ -63,6 +64,7 @@ BAD = {
         "https://issuer.example:99999/jwks",
     ],
     "JWT_LEEWAY_SECONDS": ["301", "-1", "x"],
+    "JWT_CACHE_SIZE": ["0", "-1", "x", "10000001"],
     "PORT": ["65536", "http"],
     "WORKERS": ["0", "257"],
     "CORS_ORIGINS": [
