@@ -18,10 +18,6 @@ from tempfile import NamedTemporaryFile
 import click
 import jwt
 import uvicorn
-from alembic.util import CommandError
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 from starlette.types import ASGIApp
 
@@ -44,7 +40,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except DBAPIError as error:
             message = f"the database refused: {schema.explain(error)}"
-        except CommandError as error:
+        except schema.SchemaMismatch as error:
             message = f"the database's schema is none that this release knows: {error}"
         except (SettingsError, EmbeddedUnavailable) as error:
             message = str(error)
@@ -113,6 +109,11 @@ def database_url() -> None:
 @main.command()
 def check() -> None:
     """Check settings, database, role, schema and keys; exit with 1 if the service could not run."""
+    # A process that serves does without these.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     checks: list[schema.Check] = []
     try:
         settings = read_settings()

@@ -136,36 +136,38 @@ class Connection:
             self._fail(error)
 
     def _on_readable(self) -> None:
-        pgconn = self._pgconn
         try:
-            pgconn.consume_input()
-            if self._waiter is None:
-                if pgconn.status != pq.ConnStatus.OK:
-                    self.close()
-                return
-            while not pgconn.is_busy():
-                result = pgconn.get_result()
-                if result is None:
-                    # This stands between two messages' results; after the last one stands the sync's.
-                    if pgconn.status != pq.ConnStatus.OK:
-                        raise errors.OperationalError("the connection was lost")
-                    continue
-                status = result.status
-                if status == pq.ExecStatus.TUPLES_OK:
-                    self._result = result
-                elif status == pq.ExecStatus.PIPELINE_SYNC:
-                    self._finish()
-                    return
-                elif status == pq.ExecStatus.COMMAND_OK:
-                    if self._preparing:
-                        # It stays prepared even if what follows it fails.
-                        self._prepared.add(self._preparing.pop(0))
-                    else:
-                        self._result = result
-                elif status == pq.ExecStatus.FATAL_ERROR and self._error is None:
-                    self._error = errors.error_from_result(result)
+            self._pgconn.consume_input()
+            if self._waiter is not None:
+                self._take_results()
+            elif self._pgconn.status != pq.ConnStatus.OK:
+                self.close()
         except psycopg.Error as error:
             self._fail(error)
+
+    def _take_results(self) -> None:
+        pgconn = self._pgconn
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:
+                # This stands between two messages' results; after the last one stands the sync's.
+                if pgconn.status != pq.ConnStatus.OK:
+                    raise errors.OperationalError("the connection was lost")
+                continue
+            status = result.status
+            if status == pq.ExecStatus.TUPLES_OK:
+                self._result = result
+            elif status == pq.ExecStatus.PIPELINE_SYNC:
+                self._finish()
+                return
+            elif status == pq.ExecStatus.FATAL_ERROR:
+                self._error = self._error or errors.error_from_result(result)
+            elif status == pq.ExecStatus.COMMAND_OK:
+                if self._preparing:
+                    # It stays prepared even if what follows it fails.
+                    self._prepared.add(self._preparing.pop(0))
+                else:
+                    self._result = result
 
     def _finish(self) -> None:
         waiter, result, error = self._waiter, self._result, self._error

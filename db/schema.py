@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import psycopg
 import sqlalchemy
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, Engine, NullPool, text
 from sqlalchemy.exc import DBAPIError
@@ -18,10 +16,16 @@ from db.pool import Pool
 from db.statements import API_ROLE, SCHEMA_VERSION, USER_ID_SETTING
 from db.url import to_conninfo
 
+VERSIONS = Path(__file__).with_name("migrations") / "versions"
+
 CONNECT_SECONDS = 10
 
 OWNER_COLUMNS = {"users": "id", "tasks": "user_id"}
 """The column of each table that says whose a row is."""
+
+
+class SchemaMismatch(Exception):
+    """The database's schema is not one that this service knows, or not the one that it needs. Becomes 503."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,8 @@ def explain(error: DBAPIError) -> str:
 
 @cache
 def head() -> str:
-    """The newest version of the schema, the one that this service needs."""
-    newest = ScriptDirectory.from_config(_config()).get_current_head()
-    if newest is None:
-        raise LookupError("there are no migrations")
-    return newest
+    """The newest version of the schema, the one that this service needs; versions are in the order of their names."""
+    return max(path.name for path in VERSIONS.glob("[0-9]*.py")).partition("_")[0]
 
 
 def migrate(url: str, revision: str = "head") -> None:
@@ -65,21 +66,30 @@ def migrate(url: str, revision: str = "head") -> None:
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database refused, or cannot be reached.
-        alembic.util.CommandError: one of the versions is none of ours.
+        SchemaMismatch: one of the versions is none of ours.
     """
-    config = _config()
+    # Alembic takes 8 MiB, which a process that serves does without.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", "db:migrations")
     with create_engine(url).begin() as connection:
         config.attributes["connection"] = connection
         # Several instances may start at once: one migrates, the others wait and find nothing to do.
         connection.execute(text("select pg_advisory_xact_lock(hashtext('taskpact.migrations'))"))
-        if revision == "base":
-            command.downgrade(config, revision)
-            # Alembic's own table would stay, empty.
-            connection.execute(text("drop table alembic_version"))
-        elif revision < (_current(connection) or ""):
-            command.downgrade(config, revision)
-        else:
-            command.upgrade(config, revision)
+        try:
+            if revision == "base":
+                command.downgrade(config, revision)
+                # Alembic's own table would stay, empty.
+                connection.execute(text("drop table alembic_version"))
+            elif revision < (_current(connection) or ""):
+                command.downgrade(config, revision)
+            else:
+                command.upgrade(config, revision)
+        except CommandError as error:
+            raise SchemaMismatch(str(error)) from None
 
 
 def check(url: str) -> list[Check]:
@@ -107,10 +117,6 @@ def examine(connection: Connection) -> list[Check]:
     return checks
 
 
-class SchemaMismatch(Exception):
-    """The database's schema is not the one that this service needs. Becomes 503."""
-
-
 async def is_at_head(pool: Pool) -> None:
     """Asks a running service's database for its schema, as the service would ask for tasks.
 
@@ -121,12 +127,6 @@ async def is_at_head(pool: Pool) -> None:
     rows = await pool.run("", SCHEMA_VERSION, ())
     if rows != [(head().encode(),)]:
         raise SchemaMismatch
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", "db:migrations")
-    return config
 
 
 def _current(connection: Connection) -> str | None:

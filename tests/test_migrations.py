@@ -10,7 +10,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from psycopg import errors
 
 from conftest import new_database
@@ -220,3 +222,10 @@ def test_a_users_tasks_go_with_the_user(owner: psycopg.Connection, user_id: str,
     owner.execute("delete from users where id = %s", [user_id])
 
     assert owner.execute("select from tasks where id = %s", [task_id]).fetchall() == []
+
+
+def test_the_head_that_the_service_needs_is_alembics() -> None:
+    config = Config()
+    config.set_main_option("script_location", "db:migrations")
+
+    assert ScriptDirectory.from_config(config).get_current_head() == schema.head()
