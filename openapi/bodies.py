@@ -20,7 +20,7 @@ Headers = Mapping[bytes, bytes]
 
 def is_json(media_type: str) -> bool:
     """Whether the media type is JSON's or has its suffix (RFC 6839, section 3.1)."""
-    return media_type == "application/json" or media_type.endswith("+json")
+    return media_type == "application/json" or (media_type.endswith("+json") and "*" not in media_type)
 
 
 def decode_json(body: bytes) -> Any:
@@ -48,6 +48,8 @@ class RequestBody:
         Raises:
             UnsupportedConstruct: a media type that is not JSON.
         """
+        if "x-body-name" in request_body:
+            raise UnsupportedConstruct(f"{pointer}/x-body-name", "'x-body-name'")
         self.required = request_body.get("required", False)
         self.limit_bytes = limit_bytes
         self.validators: dict[bytes, Draft4Validator] = {}
@@ -57,6 +59,8 @@ class RequestBody:
                 raise UnsupportedConstruct(at, f"the media type {media_type!r}")
             if "encoding" in content:
                 raise UnsupportedConstruct(f"{at}/encoding", "'encoding'")
+            if "default" in content.get("schema", {}):
+                raise UnsupportedConstruct(f"{at}/schema/default", "a default for a body that is absent")
             self.validators[media_type.encode()] = compile_schema(content.get("schema", {}), f"{at}/schema")
         self.expected = ", ".join(request_body["content"])
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 from connexion.lifecycle import ConnexionResponse
 from connexion.middleware.abstract import AbstractRoutingAPI, SpecMiddleware
@@ -14,10 +15,14 @@ from connexion.spec import Specification
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from openapi.errors import UnsupportedConstruct, pointer_token
 from openapi.operations import Operation, decode_segment
 from openapi.responses import RawHeader
 
 BODY_LIMIT_BYTES = 65_536
+
+UNENCODED = "!$&'()*+,;=:@{}"
+"""What may stand in a path segment as it is (RFC 3986, section 3.3), and the braces of a template."""
 
 OnError = Callable[[Scope, Exception], ConnexionResponse]
 """Makes the answer to a request that failed."""
@@ -28,7 +33,7 @@ class Route:
 
     def __init__(self, path: str) -> None:
         # Paths are matched as they were sent: a percent-encoded slash is part of a segment and separates none.
-        self.pattern = re.compile(re.sub(r"\\\{[^/]+?\\\}", "([^/]+)", re.escape(path)))
+        self.pattern = re.compile(re.sub(r"\\\{[^/]+?\\\}", "([^/]+)", re.escape(_normal(path))))
         self.names = re.findall(r"\{([^/]+?)\}", path)
         self.operations: dict[str, Operation] = {}
 
@@ -38,7 +43,7 @@ class Route:
         Raises:
             HTTPException: the path lacks the method (405, with `Allow`).
         """
-        operation = self.operations.get("GET" if method == "HEAD" else method)
+        operation = self.operations.get(method) or (self.operations.get("GET") if method == "HEAD" else None)
         if operation is None:
             methods = self.operations.keys() | ({"HEAD"} if "GET" in self.operations else set())
             raise HTTPException(405, "The path does not have this method.", {"Allow": ", ".join(sorted(methods))})
@@ -62,7 +67,12 @@ class Routes(AbstractRoutingAPI[Operation]):
         self.ordered = sorted(self.routes.values(), key=lambda route: len(route.names))
 
     def make_operation(self, operation: AbstractOperation) -> Operation:
-        return Operation(operation, state_names=self.state_names, body_limit_bytes=self.body_limit_bytes)
+        return Operation(
+            operation,
+            state_names=self.state_names,
+            body_limit_bytes=self.body_limit_bytes,
+            path_item=self.specification["paths"][operation.path],
+        )
 
     @staticmethod
     def _framework_path_and_name(operation: AbstractOperation, path: str) -> tuple[str, str]:
@@ -70,15 +80,24 @@ class Routes(AbstractRoutingAPI[Operation]):
 
     def _add_operation_internal(self, method: str, path: str, operation: Operation, name: str | None = None) -> None:
         del name
-        full_path = self.base_path + path
-        self.routes.setdefault(full_path, Route(full_path)).operations[method.upper()] = operation
+        route = Route(self.base_path + path)
+        if self.routes.setdefault(route.pattern.pattern, route).names != route.names:
+            raise UnsupportedConstruct(f"/paths{pointer_token(path)}", "a path that another one hides")
+        self.routes[route.pattern.pattern].operations[method.upper()] = operation
 
     def match(self, path: str) -> tuple[Route, dict[str, str]] | None:
         """The route of a path as it was sent, and its parameters' values, decoded; None where there is no such path."""
+        if "%" in path:
+            path = _normal(path)
         for route in self.ordered:
             if found := route.pattern.fullmatch(path):
                 return route, dict(zip(route.names, map(decode_segment, found.groups()), strict=True))
         return None
+
+
+def _normal(path: str) -> str:
+    """A path in which only what needs it is percent-encoded, always alike (RFC 3986, section 6.2.2); braces stay."""
+    return "/".join(quote(unquote_to_bytes(segment), safe=UNENCODED) for segment in path.split("/"))
 
 
 class ContractMiddleware(SpecMiddleware):
@@ -107,6 +126,8 @@ class ContractMiddleware(SpecMiddleware):
         Raises:
             UnsupportedConstruct: it says something that the engine does not implement.
         """
+        if hasattr(self, "routes"):
+            raise TypeError("There is one contract; a second one would hide it.")
         self.routes = self.compile(specification, **options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,7 +154,8 @@ class ContractMiddleware(SpecMiddleware):
             return response, operation.check(response)
         except Exception as violation:  # noqa: BLE001 - the answer to an error must not break the contract either
             response = self.on_error(scope, violation)
-            return response, operation.check(response)
+            names = response.headers.items()
+            return response, [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in names]
 
 
 async def send_response(response: ConnexionResponse, headers: list[RawHeader], method: str, send: Send) -> None:

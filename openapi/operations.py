@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Coroutine, Mapping
+import re
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -29,25 +31,40 @@ class Operation:
     underscores), `body`, `user` (what the contract's `x-bearerInfoFunc` returned), and members of the lifespan state.
     """
 
-    def __init__(self, operation: AbstractOperation, *, state_names: Collection[str], body_limit_bytes: int) -> None:
+    def __init__(
+        self,
+        operation: AbstractOperation,
+        *,
+        state_names: Collection[str],
+        body_limit_bytes: int,
+        path_item: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Compiles the operation.
 
         Raises:
             UnsupportedConstruct: the contract wants something of it that the engine does not implement.
-            TypeError: the handler takes an argument that neither the contract nor the state has.
+            TypeError: the handler, or the function for tokens, cannot be called with what contract and state have.
         """
         specification: Mapping[str, Any] = operation._operation  # noqa: SLF001 - there is no public name for it
         pointer = f"/paths{pointer_token(operation.path)}/{operation.method}"
         self.operation_id: str = specification["operationId"]
         self.handler = operation.function
         self.authenticate = _authenticate(operation, pointer)
-        for keyword in ("callbacks", "servers"):
-            if keyword in specification:
-                raise UnsupportedConstruct(f"{pointer}/{keyword}", f"{keyword!r}")
+        for at, parent in ((pointer, specification), (pointer.rpartition("/")[0], path_item)):
+            for keyword in {"callbacks", "servers"} & parent.keys():
+                raise UnsupportedConstruct(f"{at}/{keyword}", f"{keyword!r}")
         places: dict[str, list[Parameter]] = {"path": [], "query": [], "header": []}
-        for index, parameter in enumerate(operation.parameters):
-            compiled = Parameter.compile(parameter, f"{pointer}/parameters/{index}")
+        arguments = {"body"} if operation.request_body else set()
+        arguments |= {"user"} if self.authenticate else set()
+        for at, parameter in _located(operation, pointer, path_item):
+            compiled = Parameter.compile(parameter, at)
+            if compiled.argument in arguments.union(state_names):
+                raise UnsupportedConstruct(f"{at}/name", f"a second meaning of the argument {compiled.argument!r}")
+            arguments.add(compiled.argument)
             places[parameter["in"]].append(compiled)
+        template = re.findall(r"\{([^/]+?)\}", operation.path)
+        if sorted(template) != sorted(parameter.name for parameter in places["path"]):
+            raise UnsupportedConstruct(f"{pointer}/parameters", "a path whose parameters are not those of its template")
         self.path_parameters = places["path"]
         self.query_parameters = places["query"]
         self.query_names = {parameter.name for parameter in places["query"]}
@@ -57,23 +74,17 @@ class Operation:
             if operation.request_body
             else None
         )
-        self.responses = {
-            status: Response(response, f"{pointer}/responses/{status}")
-            for status, response in specification["responses"].items()
-        }
-        for status in self.responses:
-            if not status.isdigit() and status != "default":
-                raise UnsupportedConstruct(f"{pointer}/responses/{status}", "a range of statuses")
+        self.responses = dict(_responses(specification["responses"], f"{pointer}/responses"))
+        if not inspect.iscoroutinefunction(self.handler):
+            raise TypeError(f"{self.operation_id} is not a coroutine function")
         wanted = inspect.signature(self.handler).parameters
-        arguments = {parameter.argument for parameters in places.values() for parameter in parameters}
-        if self.body:
-            arguments.add("body")
-        if self.authenticate:
-            arguments.add("user")
         if unknown := wanted.keys() - arguments - set(state_names):
             raise TypeError(
                 f"{self.operation_id} takes {sorted(unknown)}, which neither the contract nor the state has"
             )
+        for name in wanted.keys() & self._optional_arguments():
+            if wanted[name].default is inspect.Parameter.empty:
+                raise TypeError(f"{self.operation_id} needs {name!r}, which the contract does not require")
         self.wants_user = "user" in wanted
         self.wanted = frozenset(wanted)
         self.wanted_state = tuple(wanted.keys() - arguments)
@@ -94,6 +105,8 @@ class Operation:
         if self.authenticate:
             scope["path_params"] = path_values
             user = await self.authenticate(_bearer_token(headers), HTTPConnection(scope))
+            if user is None:
+                raise OAuthProblem(detail="The token is not valid.")
             if self.wants_user:
                 arguments["user"] = user
         self._read_parameters(arguments, scope["query_string"], headers, path_values)
@@ -117,6 +130,11 @@ class Operation:
             raise NonConformingResponse(f"status {response.status_code} is not declared")
         return declared.check(response)
 
+    def _optional_arguments(self) -> set[str]:
+        read = [*self.query_parameters, *(parameter for _, parameter in self.header_parameters)]
+        optional = {each.argument for each in read if not each.required and each.default is ABSENT}
+        return optional | {"body"} if self.body and not self.body.required else optional
+
     def _read_parameters(
         self, arguments: dict[str, Any], query: bytes, headers: Mapping[bytes, bytes], path_values: Mapping[str, str]
     ) -> None:
@@ -139,6 +157,18 @@ class Operation:
                 arguments[parameter.argument] = value
 
 
+def _responses(responses: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, Response]]:
+    for status, response in responses.items():
+        at = f"{pointer}/{status}"
+        if status.startswith("x-"):
+            continue
+        if not status.isdigit() and status != "default":
+            raise UnsupportedConstruct(at, "a range of statuses")
+        if status in ("204", "304") and response.get("content"):
+            raise UnsupportedConstruct(f"{at}/content", "content where HTTP has none")
+        yield status, Response(response, at)
+
+
 def decode_segment(segment: str) -> str:
     """A path segment without its percent-encoding (RFC 3986, section 2.1); what is not UTF-8 becomes no valid text."""
     return unquote_to_bytes(segment).decode("utf-8", "surrogateescape") if "%" in segment else segment
@@ -157,11 +187,29 @@ def _authenticate(operation: AbstractOperation, pointer: str) -> Authenticate | 
         return None
     if len(operation.security) > 1 or len(operation.security[0]) != 1:
         raise UnsupportedConstruct(f"{pointer}/security", "more or fewer than one security scheme")
-    (name,) = operation.security[0]
+    ((name, scopes),) = operation.security[0].items()
     at = f"/components/securitySchemes{pointer_token(name)}"
-    scheme = operation.security_schemes[name]
+    scheme = operation.security_schemes.get(name)
+    if scheme is None:
+        raise UnsupportedConstruct(f"{pointer}/security/0{pointer_token(name)}", "an undeclared security scheme")
     if scheme["type"] != "http" or scheme["scheme"].lower() != "bearer":
         raise UnsupportedConstruct(at, "a security scheme that is not HTTP bearer")
     if "x-bearerInfoFunc" not in scheme:
         raise UnsupportedConstruct(at, "a bearer scheme without x-bearerInfoFunc")
-    return cast("Authenticate", get_function_from_name(scheme["x-bearerInfoFunc"]))
+    if scopes:
+        raise UnsupportedConstruct(f"{pointer}/security/0{pointer_token(name)}", "scopes of a scheme that has none")
+    function = get_function_from_name(scheme["x-bearerInfoFunc"])
+    if not inspect.iscoroutinefunction(function):
+        raise TypeError(f"{scheme['x-bearerInfoFunc']} is not a coroutine function")
+    return cast("Authenticate", function)
+
+
+def _located(
+    operation: AbstractOperation, pointer: str, path_item: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The operation's parameters and their path item's, which Connexion appends, each once, with where it stands."""
+    shared = path_item.get("parameters", ())
+    own = [parameter for parameter in operation.parameters if not any(parameter is other for other in shared)]
+    for at, parameters in ((pointer, own), (pointer.rpartition("/")[0], shared)):
+        for index, parameter in enumerate(parameters):
+            yield f"{at}/parameters/{index}", parameter

@@ -81,11 +81,14 @@ class Parameter:
             raise UnsupportedConstruct(f"{pointer}/schema/nullable", "a nullable parameter")
         name = parameter["name"]
         cast = CASTS[schema["type"]]
+        default = schema.get("default", ABSENT)
+        if default is not ABSENT and schema["type"] == "number":
+            default = float(default)
         return cls(
             name=name.lower() if place == "header" else name,
             argument=name.lower().replace("-", "_") if place == "header" else name,
             required=parameter.get("required", False),
-            default=schema.get("default", ABSENT),
+            default=default,
             cast=None if cast is str else cast,
             validator=compile_schema(schema, f"{pointer}/schema"),
         )

@@ -33,11 +33,13 @@ class Response:
                 raise UnsupportedConstruct(at, f"the media type {media_type!r}")
             self.validators[media_type] = compile_schema(content.get("schema", {}), f"{at}/schema")
         self.content_types = {name: (b"content-type", name.encode()) for name in self.validators}
-        # A header object is a parameter object without name and place (OpenAPI 3.0.3, "Header Object").
+        # A header object is a parameter object without name and place (OpenAPI 3.0.3, "Header Object"). One named
+        # Content-Type means nothing: the media types say it.
         self.headers = [
             (name, name.lower().encode(), Parameter.compile({**header, "name": name, "in": "header"}, at))
             for name, header in response.get("headers", {}).items()
             for at in [f"{pointer}/headers{pointer_token(name)}"]
+            if name.lower() != "content-type"
         ]
 
     def check(self, response: ConnexionResponse) -> list[RawHeader]:
@@ -49,7 +51,7 @@ class Response:
         """
         encoded = self._check_headers(response.headers)
         if self.validators:
-            encoded.append(self._check_content(response.content_type, response.body))
+            encoded.append(self._check_content(response.content_type, response.body or b""))
         elif response.body or response.content_type:
             raise NonConformingResponseBody("no content is declared")
         return encoded
@@ -65,8 +67,8 @@ class Response:
             if text is not None:
                 encoded.append((raw_name, text.encode("latin-1")))
         if len(encoded) + ("Content-Type" in headers) != len(headers):
-            declared = {name for name, _, _ in self.headers}
-            raise NonConformingResponseHeaders(f"headers not declared: {sorted(headers.keys() - declared)}")
+            undeclared = headers.keys() - {name for name, _, _ in self.headers}
+            raise NonConformingResponseHeaders(f"headers not declared: {sorted(undeclared)}")
         return encoded
 
     def _check_content(self, content_type: str, body: bytes) -> RawHeader:

@@ -27,6 +27,9 @@ ASSERTIONS = frozenset({
     "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties",
 })  # fmt: skip
 
+HEEDED_EXTENSIONS = frozenset({"x-nullable", "x-writeOnly"})
+"""Swagger 2's ways to say it, which Connexion heeds in OpenAPI 3 as well."""
+
 INTEGER_RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 
 UUID_PATTERN = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
@@ -49,7 +52,13 @@ def compile_schema(schema: Schema, pointer: str) -> Draft4Validator:
     Raises:
         UnsupportedConstruct: a keyword, type or format that is not implemented.
     """
-    return Draft4Validator(to_json_schema(schema, pointer), validate_formats=True, mask="the value")
+    try:
+        return Draft4Validator(to_json_schema(schema, pointer), validate_formats=True, mask="the value")
+    except RecursionError:
+        raise UnsupportedConstruct(pointer, "a schema that contains itself") from None
+    except ValidationError as error:
+        at = "".join(map(pointer_token, error.instance_path))
+        raise UnsupportedConstruct(pointer + at, "what stands here") from error
 
 
 def describe_errors(validator: Draft4Validator, value: Any) -> list[tuple[str, str]]:
@@ -97,10 +106,11 @@ def to_json_schema(schema: Schema, pointer: str) -> Schema:  # noqa: C901 - one 
             case "format":
                 extra += _format(value, at)
             case "nullable":
-                pass
+                if value and "type" not in schema:
+                    raise UnsupportedConstruct(at, "'nullable' without a type beside it")
             case _ if keyword in ASSERTIONS:
                 translated[keyword] = value
-            case _ if keyword not in ANNOTATIONS and not keyword.startswith("x-"):
+            case _ if keyword in HEEDED_EXTENSIONS or (keyword not in ANNOTATIONS and not keyword.startswith("x-")):
                 raise UnsupportedConstruct(at, f"the keyword {keyword!r}")
     if schema.get("nullable", False):
         _admit_null(translated)
