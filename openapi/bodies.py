@@ -71,6 +71,7 @@ class RequestBody:
             UnsupportedMediaTypeProblem: the media type is missing or another (415).
             ContentTooLarge: larger than the limit, found before it is read whole (413).
             InvalidRequest: not JSON, or not as the schema says (422).
+            ClientDisconnect: the client left before the body was whole.
         """
         content_type = headers.get(b"content-type")
         if content_type is None and not self.required and _is_empty(headers):

@@ -13,6 +13,7 @@ from connexion.middleware.abstract import AbstractRoutingAPI, SpecMiddleware
 from connexion.operations.abstract import AbstractOperation
 from connexion.spec import Specification
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openapi.errors import UnsupportedConstruct, pointer_token
@@ -142,6 +143,8 @@ class ContractMiddleware(SpecMiddleware):
             scope["state"]["operation_id"] = operation.operation_id
             response = await operation(scope, receive, path_values)
             headers = operation.check(response)
+        except ClientDisconnect:
+            return  # There is nobody to answer.
         except Exception as error:  # noqa: BLE001 - whatever happens, the request gets an answer
             response, headers = self._failed(scope, operation or next(iter(route.operations.values())), error)
         await send_response(response, headers, scope["method"], send)

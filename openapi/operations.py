@@ -53,9 +53,9 @@ class Operation:
         for at, parent in ((pointer, specification), (pointer.rpartition("/")[0], path_item)):
             for keyword in {"callbacks", "servers"} & parent.keys():
                 raise UnsupportedConstruct(f"{at}/{keyword}", f"{keyword!r}")
-        places: dict[str, list[Parameter]] = {"path": [], "query": [], "header": []}
         arguments = {"body"} if operation.request_body else set()
         arguments |= {"user"} if self.authenticate else set()
+        places: dict[str, list[Parameter]] = {"path": [], "query": [], "header": []}
         for at, parameter in _located(operation, pointer, path_item):
             compiled = Parameter.compile(parameter, at)
             if compiled.argument in arguments.union(state_names):
@@ -75,19 +75,29 @@ class Operation:
             else None
         )
         self.responses = dict(_responses(specification["responses"], f"{pointer}/responses"))
+        self.wanted = self._wanted(arguments.union(state_names))
+        self.wanted_state = tuple(self.wanted - arguments)
+
+    def _wanted(self, known: Collection[str]) -> frozenset[str]:
+        """The arguments that the handler takes.
+
+        Raises:
+            TypeError: it is no coroutine function, or it cannot be called with what is known.
+        """
         if not inspect.iscoroutinefunction(self.handler):
             raise TypeError(f"{self.operation_id} is not a coroutine function")
         wanted = inspect.signature(self.handler).parameters
-        if unknown := wanted.keys() - arguments - set(state_names):
-            raise TypeError(
-                f"{self.operation_id} takes {sorted(unknown)}, which neither the contract nor the state has"
-            )
+        if unknown := wanted.keys() - known:
+            raise TypeError(f"{self.operation_id} takes {sorted(unknown)}: neither the contract nor the state has it")
         for name in wanted.keys() & self._optional_arguments():
             if wanted[name].default is inspect.Parameter.empty:
                 raise TypeError(f"{self.operation_id} needs {name!r}, which the contract does not require")
-        self.wants_user = "user" in wanted
-        self.wanted = frozenset(wanted)
-        self.wanted_state = tuple(wanted.keys() - arguments)
+        return frozenset(wanted)
+
+    def _optional_arguments(self) -> set[str]:
+        read = [*self.query_parameters, *(parameter for _, parameter in self.header_parameters)]
+        optional = {each.argument for each in read if not each.required and each.default is ABSENT}
+        return optional | {"body"} if self.body and not self.body.required else optional
 
     async def __call__(self, scope: Scope, receive: Receive, path_values: Mapping[str, str]) -> ConnexionResponse:
         """Answers a request. Nothing of it but path and `Authorization` is looked at before its sender is known.
@@ -107,7 +117,7 @@ class Operation:
             user = await self.authenticate(_bearer_token(headers), HTTPConnection(scope))
             if user is None:
                 raise OAuthProblem(detail="The token is not valid.")
-            if self.wants_user:
+            if "user" in self.wanted:
                 arguments["user"] = user
         self._read_parameters(arguments, scope["query_string"], headers, path_values)
         if self.body:
@@ -129,11 +139,6 @@ class Operation:
         if declared is None:
             raise NonConformingResponse(f"status {response.status_code} is not declared")
         return declared.check(response)
-
-    def _optional_arguments(self) -> set[str]:
-        read = [*self.query_parameters, *(parameter for _, parameter in self.header_parameters)]
-        optional = {each.argument for each in read if not each.required and each.default is ABSENT}
-        return optional | {"body"} if self.body and not self.body.required else optional
 
     def _read_parameters(
         self, arguments: dict[str, Any], query: bytes, headers: Mapping[bytes, bytes], path_values: Mapping[str, str]

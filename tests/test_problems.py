@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,7 +15,7 @@ import psycopg
 import pytest
 import yaml
 
-from conftest import CONTRACT, Person, make_token, new_database, running
+from conftest import CONTRACT, Person, make_token, new_database, running, running_process
 from db import schema
 from handlers.problems import TYPE_PREFIX
 from openapi.schemas import compile_schema
@@ -402,6 +404,26 @@ def test_503_when_the_database_is_gone(cluster_url: str) -> None:
     assert response.headers["retry-after"] == "1"
     assert name not in json.dumps(problem)
     assert alive.status_code == 200
+
+
+def test_a_client_that_leaves_in_mid_body_is_no_fault_of_ours(database_url: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with running_process(database_url, log, LOG_FORMAT="json") as url:
+        port = int(url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            head = (
+                f"POST /api/alice/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {make_token('alice')}\r\n"
+                'Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"title":'
+            )
+            connection.sendall(head.encode())
+            time.sleep(0.2)
+        deadline = time.monotonic() + 5
+        while "create_task" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    (line,) = [line for line in map(json.loads, log.read_text().splitlines()) if line.get("operation") == "create_task"]
+    assert (line["event"], line["level"], line["status"]) == ("request", "info", None)
+    assert "internal-error" not in log.read_text()
 
 
 @pytest.mark.requirement("FR-19")
