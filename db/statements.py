@@ -109,15 +109,20 @@ def _list(*, completed: bool, cursor: bool) -> Select[Any]:
 
 def _create() -> Select[Any]:
     claims = select(USER_ID, EMAIL, NAME)
-    # The user's row is locked and written only when the token says something new, not with every task.
+    # The user's row is locked and written only when the token says something new, not with every task. What it does
+    # not say stays: many issuers leave the profile out of some tokens.
     known = exists().where(
         User.id == USER_ID,
-        User.email.is_not_distinct_from(EMAIL),
-        User.name.is_not_distinct_from(NAME),
+        or_(EMAIL.is_(None), User.email == EMAIL),
+        or_(NAME.is_(None), User.name == NAME),
     )
     provision = upsert(User).from_select(["id", "email", "name"], claims.where(~known))
     provision = provision.on_conflict_do_update(
-        index_elements=[User.id], set_={"email": provision.excluded.email, "name": provision.excluded.name}
+        index_elements=[User.id],
+        set_={
+            "email": func.coalesce(provision.excluded.email, User.email),
+            "name": func.coalesce(provision.excluded.name, User.name),
+        },
     )
     return _insert_task().add_cte(provision.cte("provisioned"))
 
@@ -135,12 +140,26 @@ def _insert_task() -> Select[Any]:
 
 def _update(**values: Any) -> Select[Any]:
     rows = update(Task).where(OWN_TASK, UNCHANGED).values(**values).returning(*MEMBERS, Task.version).cte("changed")
-    return _one(rows)
+    return _one(rows).add_cte(_follow_token())
 
 
 def _delete() -> Select[Any]:
     rows = delete(Task).where(OWN_TASK, UNCHANGED).returning(Task.id).cte("changed")
-    return select(rows.c.id)
+    return select(rows.c.id).add_cte(_follow_token())
+
+
+def _follow_token() -> CTE:
+    """Email and name follow the token with every write; the user's row is written only when it says something new."""
+    says_something_new = or_(
+        and_(EMAIL.is_not(None), User.email.is_distinct_from(EMAIL)),
+        and_(NAME.is_not(None), User.name.is_distinct_from(NAME)),
+    )
+    followed = (
+        update(User)
+        .where(User.id == USER_ID, says_something_new)
+        .values(email=func.coalesce(EMAIL, User.email), name=func.coalesce(NAME, User.name))
+    )
+    return followed.cte("followed")
 
 
 def _get() -> Select[Any]:

@@ -72,7 +72,10 @@ class Tasks:
     """Every user's tasks, each reached only as that user."""
 
     def __init__(self, pool: Pool, *, provision_users: bool = True) -> None:
-        """With `provision_users`, a user's row is made at their first write; without, who has none is unknown."""
+        """With `provision_users`, a user's row is made at their first write, and follows the token with each.
+
+        Without, somebody else keeps the users: who has no row is unknown, and email and name stay as they are.
+        """
         self._pool = pool
         self._provision_users = provision_users
 
@@ -102,8 +105,7 @@ class Tasks:
         statement = CREATE if self._provision_users else CREATE_FOR_KNOWN_USER
         values = statement.values(
             user_id=user.id.encode(),
-            email=_text(user.email),
-            name=_text(user.name),
+            **self._profile(user),
             task_id=task_id.encode(),
             title=title.encode(),
             description=_text(description),
@@ -111,7 +113,10 @@ class Tasks:
         try:
             rows = await self._pool.run(user.id, statement, values)
         except errors.ForeignKeyViolation:
-            raise UserUnknown from None
+            if not self._provision_users:
+                raise UserUnknown from None
+            # The user's row was there when the statement began, and was deleted before it ended. Now it makes another.
+            rows = await self._pool.run(user.id, statement, values)
         return task_id, _task(rows[0])
 
     async def get(self, user: User, task_id: str) -> TaskRow:
@@ -202,7 +207,7 @@ class Tasks:
         versions: Collection[int] | None,
         **values: bytes | None,
     ) -> list[Row]:
-        key = {"user_id": user.id.encode(), "task_id": task_id.encode()}
+        key = {"user_id": user.id.encode(), "task_id": task_id.encode(), **self._profile(user)}
         known = None if versions is None else b"{%s}" % b",".join(b"%d" % version for version in versions)
         rows = await self._pool.run(user.id, statement, statement.values(**key, versions=known, **values))
         if not rows:
@@ -212,6 +217,12 @@ class Tasks:
             await self._check_user(user)
             raise TaskNotFound
         return rows
+
+    def _profile(self, user: User) -> dict[str, bytes | None]:
+        """What the statements write about the person, None where nothing is said."""
+        if not self._provision_users:
+            return {"email": None, "name": None}
+        return {"email": _text(user.email), "name": _text(user.name)}
 
     async def _check_user(self, user: User) -> None:
         if not self._provision_users:

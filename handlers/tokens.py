@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,8 +20,11 @@ USER_ID_LIMIT_CHARACTERS = 255
 CLAIM_LIMIT_CHARACTERS = 1_000
 REMEMBERED_TOKENS = 10_000
 
-TYPES = frozenset({None, "jwt", "at+jwt"})
-"""The values of `typ` that name an access token, or say nothing (RFC 8725, section 3.11)."""
+TIMES = ("exp", "nbf", "iat")
+"""Claims that are a NumericDate: a JSON number, not a string that looks like one (RFC 7519, section 2)."""
+
+TYPES = frozenset({"jwt", "at+jwt"})
+"""The values of `typ` that name an access token (RFC 8725, section 3.11)."""
 
 
 class TokenInvalid(Exception):
@@ -106,7 +110,10 @@ class Verifier:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             # PyJWT's messages name the claim, not its value; of the others only the kind is told.
             raise TokenInvalid(str(error) if isinstance(error, jwt.PyJWTError) else type(error).__name__) from None
-        return _Verified(_user(claims), claims["exp"] + self._leeway_seconds, self._keys.generation)
+        if any(type(claims.get(name, 0)) not in (int, float) for name in TIMES):
+            raise TokenInvalid("a time is not a number")
+        # Whole seconds, as PyJWT reads them: a remembered token ends when a fresh one would.
+        return _Verified(_user(claims), int(claims["exp"]) + self._leeway_seconds, self._keys.generation)
 
 
 def _header(token: str) -> dict[str, Any]:
@@ -115,17 +122,34 @@ def _header(token: str) -> dict[str, Any]:
         raise TokenInvalid("the token is too long")
     if token.count(".") != 2:  # noqa: PLR2004 - header, claims and signature (RFC 7515, section 7.1)
         raise TokenInvalid("the token does not have three parts")
-    for part in token.split("."):
-        # A second spelling of the same bytes is not the token that was issued (RFC 4648, section 3.5).
-        if base64url_encode(base64url_decode(part)).decode() != part:
-            raise TokenInvalid("the token is not canonical base64url")
-    header = jwt.get_unverified_header(token)
+    decoded, _, _ = map(_decode, token.split("."))
+    # PyJWT's own way to the header says in its message which critical extension it does not know, in the sender's
+    # words; they are no reason to log.
+    try:
+        header = json.loads(decoded)
+    except (ValueError, RecursionError):
+        raise TokenInvalid("the token's header is not JSON") from None
+    if not isinstance(header, dict):
+        raise TokenInvalid("the token's header is not an object")
     if "crit" in header:
         raise TokenInvalid("the token has critical extensions")
+    if not isinstance(header.get("kid", ""), str):
+        raise TokenInvalid("kid is not a string")
     typ = header.get("typ")
-    if (typ.lower() if isinstance(typ, str) else typ) not in TYPES:
+    if typ is not None and (not isinstance(typ, str) or typ.lower() not in TYPES):
         raise TokenInvalid("the token is of another type")
     return header
+
+
+def _decode(part: str) -> bytes:
+    """The bytes of a part; a second spelling of them is not the token that was issued (RFC 4648, section 3.5)."""
+    try:
+        decoded = base64url_decode(part)
+    except ValueError:
+        decoded = b""
+    if base64url_encode(decoded).decode() != part:
+        raise TokenInvalid("the token is not canonical base64url")
+    return decoded
 
 
 def _user(claims: dict[str, Any]) -> User:

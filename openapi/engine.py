@@ -146,19 +146,26 @@ class ContractMiddleware(SpecMiddleware):
         except ClientDisconnect:
             return  # There is nobody to answer.
         except Exception as error:  # noqa: BLE001 - whatever happens, the request gets an answer
-            response, headers = self._failed(scope, operation or next(iter(route.operations.values())), error)
+            response, headers = self._failed(scope, operation, error)
         await send_response(response, headers, scope["method"], send)
 
     def _failed(
-        self, scope: Scope, operation: Operation, error: Exception
+        self, scope: Scope, operation: Operation | None, error: Exception
     ) -> tuple[ConnexionResponse, list[RawHeader]]:
         response = self.on_error(scope, error)
+        if operation is None:
+            # That a method is missing is the path's answer, and no operation's.
+            return response, encode_headers(response)
         try:
             return response, operation.check(response)
         except Exception as violation:  # noqa: BLE001 - the answer to an error must not break the contract either
             response = self.on_error(scope, violation)
-            names = response.headers.items()
-            return response, [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in names]
+            return response, encode_headers(response)
+
+
+def encode_headers(response: ConnexionResponse) -> list[RawHeader]:
+    """The headers of an answer that no operation describes."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
 
 
 async def send_response(response: ConnexionResponse, headers: list[RawHeader], method: str, send: Send) -> None:

@@ -1,0 +1,116 @@
+"""Clients generated from the contract alone, into folders that nobody keeps, and services for them to meet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from conftest import CONTRACT, new_database, running
+from db import schema
+
+HERE = Path(__file__).parent
+COMMANDS = Path(sys.executable).parent
+COMMAND_SECONDS = 120
+NODE_MISSING = "Node and npm are needed to generate the TypeScript client, and are not installed"
+
+Run = Callable[..., str]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says once why half of it did not run."""
+    if any(NODE_MISSING in str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(f"The TypeScript half of tests/clients is skipped: {NODE_MISSING}.")
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Runs a command, which must succeed, and gives what it says."""
+
+    def run(*command: object, cwd: Path) -> str:
+        path = f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"
+        completed = subprocess.run(
+            [str(word) for word in command],
+            cwd=cwd,
+            env=os.environ | {"PATH": path, "PYTHONPATH": "", "PYTHONWARNINGS": "error", "NO_COLOR": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        assert completed.returncode == 0, completed.stdout
+        return completed.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def node_modules(run: Run) -> Path:
+    """The generator's packages, installed as the lock file names them."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(NODE_MISSING)
+        pytest.skip(NODE_MISSING)
+    lock, installed = HERE / "package-lock.json", HERE / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        run(npm, "ci", cwd=HERE)
+    return HERE / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def python_client(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the generated package `taskpact_client`, and the scripts that use it."""
+    folder = tmp_path_factory.mktemp("python")
+    command = [COMMANDS / "openapi-python-client", "generate", "--path", CONTRACT, "--config", HERE / "python.yaml"]
+    # A warning fails it.
+    run(*command, "--meta", "none", "--output-path", folder / "taskpact_client", "--fail-on-warning", cwd=folder)
+    for script in ("life.py", "example.py"):
+        shutil.copy(HERE / script, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def typescript_client(run: Run, node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the generated types, and the scripts that use them, compiled."""
+    folder = tmp_path_factory.mktemp("typescript")
+    (folder / "node_modules").symlink_to(node_modules)
+    (folder / "package.json").write_text('{"type": "module"}')
+    said = run(node_modules / ".bin" / "openapi-typescript", CONTRACT, "--output", folder / "schema.d.ts", cwd=folder)
+    assert "warn" not in said.lower()
+    for name in ("life.ts", "example.ts", "tsconfig.json"):
+        shutil.copy(HERE / name, folder)
+    run(node_modules / ".bin" / "tsc", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def damaged_url(cluster_url: str) -> Iterator[str]:
+    """A service whose tasks cannot be written: 500."""
+    with new_database(cluster_url) as url:
+        schema.migrate(url)
+        with running(url) as service_url:
+            with psycopg.connect(url) as owner:
+                owner.execute("alter table tasks rename column title to titel")
+            yield service_url
+
+
+@pytest.fixture(scope="session")
+def gone_url(cluster_url: str) -> Iterator[str]:
+    """A service whose database went away: 503."""
+    with new_database(cluster_url) as url:
+        schema.migrate(url)
+        with running(url) as service_url:
+            with psycopg.connect(url) as owner:
+                name = owner.info.dbname
+            with psycopg.connect(cluster_url, autocommit=True) as owner:
+                owner.execute(f'alter database "{name}" allow_connections false')
+                owner.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
+            yield service_url

@@ -1,0 +1,15 @@
+"""The README shows the very examples that the tests of this folder run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+README = HERE.parents[1] / "README.md"
+
+
+@pytest.mark.parametrize(("name", "language"), [("example.py", "python"), ("example.ts", "ts")])
+def test_the_readme_shows_what_the_tests_run(name: str, language: str) -> None:
+    assert f"\n```{language}\n{(HERE / name).read_text()}```\n" in README.read_text()
