@@ -57,7 +57,8 @@ def create_app(settings: Settings) -> ASGIApp:
         LifespanMiddleware,
     ]
     connexion_app = ConnexionMiddleware(
-        Router([*ROUTES, *contract_routes(CONTRACT)]),
+        # A redirect to the path without its slash would go to whatever host the client names.
+        Router([*ROUTES, *contract_routes(CONTRACT)], redirect_slashes=False),
         lifespan=_lifespan(settings),
         middlewares=middlewares,
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs"),

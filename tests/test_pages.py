@@ -46,3 +46,17 @@ def test_the_documentation_serves_its_own_files_only(service_url: str, path: str
         response = client.send(client.build_request("GET", httpx.URL("/").copy_with(raw_path=path.encode())))
 
     assert response.status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/healthz/", "/readyz/", "/openapi.yaml/", "/openapi.json/"])
+def test_no_redirect_leads_to_a_host_that_the_client_names(service_url: str, path: str) -> None:
+    response = httpx.get(service_url + path, headers={"Host": "evil.example"})
+
+    assert (response.status_code, response.headers.get("location")) == (404, None)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_redirects_stay_on_this_host(service_url: str, path: str) -> None:
+    response = httpx.get(service_url + path, headers={"Host": "evil.example"})
+
+    assert (response.status_code, response.headers["location"]) == (307, "/docs/")
