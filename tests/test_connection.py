@@ -279,7 +279,8 @@ def test_nothing_is_left_of_a_pool_that_is_closed(database_url: str) -> None:
     name = f"pool-{uuid4().hex}"
 
     async def main() -> None:
-        async with Pool(f"{database_url}&application_name={name}", size=4) as pool:
+        url = f"{database_url}{'&' if '?' in database_url else '?'}application_name={name}"
+        async with Pool(url, size=4) as pool:
             await asyncio.gather(*(pool.run("alice", WHO, ()) for _ in range(20)))
 
     def sessions() -> int:
