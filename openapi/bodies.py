@@ -68,7 +68,7 @@ class RequestBody:
         """The decoded body, or `ABSENT` where there is none and none is needed.
 
         Raises:
-            UnsupportedMediaTypeProblem: the media type is missing or another (415).
+            UnsupportedMediaTypeProblem: the media type is missing or another, or the body has a content coding (415).
             ContentTooLarge: larger than the limit, found before it is read whole (413).
             InvalidRequest: not JSON, or not as the schema says (422).
             ClientDisconnect: the client left before the body was whole.
@@ -77,6 +77,9 @@ class RequestBody:
         if content_type is None and not self.required and _is_empty(headers):
             return ABSENT
         validator = self._validator(content_type or b"")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            # What is said to be compressed is not read as if it were not (RFC 9110, section 15.5.16).
+            raise UnsupportedMediaTypeProblem(detail="The body must not have a content coding.")
         body = await self._receive(headers, receive)
         if not body:
             if self.required:

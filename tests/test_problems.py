@@ -190,6 +190,16 @@ def test_415_for_another_media_type(alice: Person, content_type: str | None) -> 
     assert_problem(response, 415, "unsupported-media-type")
 
 
+@pytest.mark.requirement("FR-18", "FR-19")
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, identity"])
+def test_415_for_a_content_coding(alice: Person, coding: str) -> None:
+    headers = JSON | {"Content-Encoding": coding}
+
+    response = alice.client.post(alice.tasks, content=b'{"title":"x"}', headers=headers)
+
+    assert_problem(response, 415, "unsupported-media-type")
+
+
 @pytest.mark.requirement("FR-06")
 @pytest.mark.parametrize(
     "content_type", ["application/json; charset=utf-8", "Application/JSON", 'application/json;charset="UTF-8"']
