@@ -137,9 +137,24 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The service as its command runs it."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
 @contextmanager
 def running_process(database_url: str, log: Path, **variables: str) -> Iterator[str]:
     """The service as its command runs it, a process of its own that logs to `log`; yields its URL."""
+    with serving(database_url, log, **variables) as service:
+        yield service.url
+
+
+@contextmanager
+def serving(database_url: str, log: Path, **variables: str) -> Iterator[Service]:
+    """The same, with its process."""
     url = f"http://127.0.0.1:{free_port()}"
     environment = (
         os.environ | {"DATABASE_URL": database_url, "JWT_SECRET": SECRET, "PORT": url.rpartition(":")[2]} | variables
@@ -152,7 +167,7 @@ def running_process(database_url: str, log: Path, **variables: str) -> Iterator[
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the service does not start: {log.read_text()}")
             time.sleep(0.05)
-        yield url
+        yield Service(url, process)
     finally:
         process.terminate()
         process.wait(START_SECONDS)

@@ -1,0 +1,37 @@
+"""A PostgreSQL that may be killed, and a table of what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from conftest import new_database
+from db import schema
+from faults.ledger import COLUMNS, REPORT
+from faults.postgres import Postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server that tests kill and start again: each leaves it running."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres: Postgres) -> Iterator[str]:
+    """A database of the test's own, with the schema."""
+    with new_database(postgres.url) as url:
+        schema.migrate(url)
+        yield url
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each scenario, with its counts."""
+    if REPORT:
+        widths = [max(map(len, column)) for column in zip(COLUMNS, *REPORT, strict=True)]
+        terminalreporter.section("faults")
+        for first, *rest in (COLUMNS, *REPORT):
+            cells = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+            terminalreporter.write_line("  ".join((first.ljust(widths[0]), *cells)))
