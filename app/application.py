@@ -20,7 +20,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp
 
 import openapi
-from app.logs import configure_logs
+from app.logs import configure_logs, request_logger
 from app.middleware import RequestLog
 from app.pages import EXCEPTIONS, ROUTES, contract_routes, to_starlette
 from app.settings import Settings, SettingsError, read_settings
@@ -70,12 +70,13 @@ def create_app(settings: Settings) -> ASGIApp:
             app,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "Traceparent", "X-Request-Id"],
             allow_credentials=True,
-            expose_headers=["ETag", "Location", "Retry-After", "WWW-Authenticate"],
+            expose_headers=["ETag", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id"],
             max_age=CORS_MAX_AGE_SECONDS,
         )
-    return RequestLog(app)
+    log = request_logger(settings.log_level, settings.log_format)
+    return RequestLog(app, *([log] if log else []))
 
 
 def from_environment() -> ASGIApp:

