@@ -36,6 +36,26 @@ CONTRACT = Path(openapi.__file__).with_name("openapi.yaml")
 
 CORS_MAX_AGE_SECONDS = 600
 
+REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "Traceparent",
+    "X-Request-Id",
+)
+"""What scripts of another origin may send, beside what any page may."""
+
+RESPONSE_HEADERS = (
+    "ETag",
+    "Location",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Request-Id",
+)
+"""What they may read, beside what any page may."""
+
 
 class StartRefused(Exception):
     """The service must not run like this; the message says what to do."""
@@ -70,9 +90,9 @@ def create_app(settings: Settings) -> ASGIApp:
             app,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "Traceparent", "X-Request-Id"],
+            allow_headers=REQUEST_HEADERS,
             allow_credentials=True,
-            expose_headers=["ETag", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id"],
+            expose_headers=RESPONSE_HEADERS,
             max_age=CORS_MAX_AGE_SECONDS,
         )
     log = request_logger(settings.log_level, settings.log_format)

@@ -49,8 +49,19 @@ class Task(Base):
         CheckConstraint("char_length(title) between 1 and 200", name="tasks_title_length"),
         CheckConstraint(f"btrim(title, U&'{BLANKS}') <> ''", name="tasks_title_not_blank"),
         CheckConstraint("char_length(description) <= 2000", name="tasks_description_length"),
+        CheckConstraint("char_length(idempotency_key) between 1 and 255", name="tasks_idempotency_key_length"),
+        CheckConstraint(
+            "(idempotency_key is null) = (idempotency_fingerprint is null)", name="tasks_idempotency_complete"
+        ),
         Index("tasks_id", "id"),
         Index("tasks_user_id_completed_id", "user_id", "completed", "id"),
+        Index(
+            "tasks_user_id_idempotency_key",
+            "user_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key is not null"),
+        ),
     )
 
     user_id: Mapped[str] = mapped_column(
@@ -63,3 +74,5 @@ class Task(Base):
     version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
     created_at: Mapped[timestamp_now]
     updated_at: Mapped[timestamp_now]
+    idempotency_key: Mapped[str | None]
+    idempotency_fingerprint: Mapped[bytes | None]

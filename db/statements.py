@@ -21,6 +21,7 @@ from sqlalchemy import (
     BindParameter,
     Boolean,
     Integer,
+    LargeBinary,
     Select,
     Text,
     Uuid,
@@ -84,6 +85,8 @@ COMPLETED: BindParameter[bool] = bindparam("completed", type_=Boolean)
 VERSIONS: BindParameter[Sequence[int]] = bindparam("versions", type_=ARRAY(BigInteger))
 CURSOR: BindParameter[UUID] = bindparam("cursor", type_=Uuid)
 LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
+IDEMPOTENCY_KEY: BindParameter[str] = bindparam("idempotency_key", type_=Text)
+IDEMPOTENCY_FINGERPRINT: BindParameter[bytes] = bindparam("idempotency_fingerprint", type_=LargeBinary)
 
 OWN_TASK = and_(Task.user_id == USER_ID, Task.id == TASK_ID)
 UNCHANGED = or_(VERSIONS.is_(None), Task.version == func.any(VERSIONS))
@@ -107,7 +110,7 @@ def _list(*, completed: bool, cursor: bool) -> Select[Any]:
     return select(func.row_to_json(rows.table_valued()), rows.c.id).order_by(rows.c.id.desc())
 
 
-def _create() -> Select[Any]:
+def _provision() -> CTE:
     claims = select(USER_ID, EMAIL, NAME)
     # The user's row is locked and written only when the token says something new, not with every task. What it does
     # not say stays: many issuers leave the profile out of some tokens.
@@ -124,18 +127,29 @@ def _create() -> Select[Any]:
             "name": func.coalesce(provision.excluded.name, User.name),
         },
     )
-    return _insert_task().add_cte(provision.cte("provisioned"))
+    return provision.cte("provisioned")
 
 
-def _insert_task() -> Select[Any]:
+def _create() -> Select[Any]:
     values = select(USER_ID, TASK_ID, TITLE, DESCRIPTION)
-    rows = (
-        insert(Task)
-        .from_select(["user_id", "id", "title", "description"], values)
-        .returning(*MEMBERS, Task.version)
-        .cte("changed")
+    task = insert(Task).from_select(["user_id", "id", "title", "description"], values)
+    return _one(task.returning(*MEMBERS, Task.version).cte("changed"))
+
+
+def _create_once() -> Select[Any]:
+    values = select(USER_ID, TASK_ID, TITLE, DESCRIPTION, IDEMPOTENCY_KEY, IDEMPOTENCY_FINGERPRINT)
+    members = ["user_id", "id", "title", "description", "idempotency_key", "idempotency_fingerprint"]
+    task = upsert(Task).from_select(members, values)
+    # An update that changes nothing returns the row, also one that another transaction has just made, which a mere
+    # look would miss. The trigger does not fire for it. No row comes back where the key stands for another request.
+    task = task.on_conflict_do_update(
+        index_elements=[Task.user_id, Task.idempotency_key],
+        index_where=Task.idempotency_key.is_not(None),
+        set_={"idempotency_key": task.excluded.idempotency_key},
+        where=Task.idempotency_fingerprint == task.excluded.idempotency_fingerprint,
     )
-    return _one(rows)
+    rows = task.returning(*MEMBERS, Task.version).cte("changed")
+    return _one(rows).add_columns(select(rows.c.id).scalar_subquery())
 
 
 def _update(**values: Any) -> Select[Any]:
@@ -182,8 +196,13 @@ LIST = {
     for completed in (False, True)
     for cursor in (False, True)
 }
-CREATE = Statement.compile("create", _create())
-CREATE_FOR_KNOWN_USER = Statement.compile("create_for_known_user", _insert_task())
+CREATE = {
+    (True, False): Statement.compile("create", _create().add_cte(_provision())),
+    (False, False): Statement.compile("create_for_known_user", _create()),
+    (True, True): Statement.compile("create_once", _create_once().add_cte(_provision())),
+    (False, True): Statement.compile("create_once_for_known_user", _create_once()),
+}
+"""By whether the user's row is made, and whether the client named a key."""
 REPLACE = Statement.compile(
     "replace", _update(title=TITLE, description=DESCRIPTION, completed=func.coalesce(COMPLETED, Task.completed))
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 import uuid_utils
@@ -13,7 +15,6 @@ from db.connection import Row
 from db.pool import Pool
 from db.statements import (
     CREATE,
-    CREATE_FOR_KNOWN_USER,
     DELETE,
     GET,
     LIST,
@@ -37,6 +38,10 @@ class TaskNotFound(Exception):
 
 class VersionMismatch(Exception):
     """The task is none of the versions that the client knows. Becomes 412."""
+
+
+class IdempotencyKeyReused(Exception):
+    """The user's idempotency key stands for another task. Becomes 422."""
 
 
 class UserUnknown(Exception):
@@ -91,24 +96,31 @@ class Tasks:
         rows = await self._pool.run(user.id, statement, values)
         if not rows:
             await self._check_user(user)
-        items = [json for json, _ in rows[:limit] if json is not None]
+        items = [task for task, _ in rows[:limit] if task is not None]
         next_cursor = rows[limit - 1][1] if len(rows) > limit else None
         return Page(items, next_cursor.decode() if next_cursor else None)
 
-    async def create(self, user: User, *, title: str, description: str | None) -> tuple[str, TaskRow]:
+    async def create(
+        self, user: User, *, title: str, description: str | None, idempotency_key: str | None = None
+    ) -> tuple[str, TaskRow]:
         """Creates a task, and the user's row where it is missing or the token says something new; tells the id first.
 
+        With a key, the task that the user created under it before, for as long as there is one, as it is now.
+
         Raises:
+            IdempotencyKeyReused: that task was created with another title or description (422).
             UserUnknown: the user has no row, and none is to be made (401).
         """
         task_id = str(uuid_utils.uuid7())
-        statement = CREATE if self._provision_users else CREATE_FOR_KNOWN_USER
+        statement = CREATE[self._provision_users, idempotency_key is not None]
         values = statement.values(
             user_id=user.id.encode(),
             **self._profile(user),
             task_id=task_id.encode(),
             title=title.encode(),
             description=_text(description),
+            idempotency_key=_text(idempotency_key),
+            idempotency_fingerprint=None if idempotency_key is None else _fingerprint(title, description),
         )
         try:
             rows = await self._pool.run(user.id, statement, values)
@@ -117,7 +129,11 @@ class Tasks:
                 raise UserUnknown from None
             # The user's row was there when the statement began, and was deleted before it ended. Now it makes another.
             rows = await self._pool.run(user.id, statement, values)
-        return task_id, _task(rows[0])
+        if not rows:
+            raise IdempotencyKeyReused
+        task, version, *ids = rows[0]
+        # Under a key, it may be a task that was there before.
+        return (ids[0].decode() if ids and ids[0] else task_id), _task((task, version))
 
     async def get(self, user: User, task_id: str) -> TaskRow:
         """One task.
@@ -235,8 +251,13 @@ def _text(value: str | None) -> bytes | None:
     return None if value is None else value.encode()
 
 
+def _fingerprint(title: str, description: str | None) -> bytes:
+    """What a request to create a task wants, in 32 bytes, however it was written; as PostgreSQL reads bytes."""
+    return b"\\x" + sha256(json.dumps([title, description]).encode()).hexdigest().encode()
+
+
 def _task(row: Row) -> TaskRow:
-    json, version = row
-    if json is None or version is None:
+    task, version = row
+    if task is None or version is None:
         raise TypeError("the statement answered null")
-    return TaskRow(json, int(version))
+    return TaskRow(task, int(version))

@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from db.pool import DatabaseUnavailable
 from db.schema import SchemaMismatch
-from db.tasks import TaskNotFound, UserUnknown, VersionMismatch
+from db.tasks import IdempotencyKeyReused, TaskNotFound, UserUnknown, VersionMismatch
 from handlers.auth import NotOwner
 from handlers.keys import KeysUnavailable
 from handlers.tokens import TokenInvalid
@@ -63,6 +63,9 @@ PROBLEMS: dict[type[Exception] | int, Problem] = {
     413: Problem("content-too-large", 413, "Content too large"),
     415: Problem("unsupported-media-type", 415, "Unsupported media type"),
     422: Problem("invalid-request", 422, "Invalid request"),
+    IdempotencyKeyReused: Problem(
+        "idempotency-key-reused", 422, "Idempotency key reused", "The idempotency key stands for another task."
+    ),
     DatabaseUnavailable: Problem(
         "database-unavailable", 503, "Database unavailable", "The database does not answer just now. Try again.", RETRY
     ),

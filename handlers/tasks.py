@@ -27,13 +27,18 @@ async def list_tasks(
     return ConnexionResponse(200, content_type=JSON, body=body, headers={**PRIVATE})
 
 
-async def create_task(tasks: Tasks, user: User, body: dict[str, Any]) -> ConnexionResponse:
-    """Creates a task and answers it, with its place.
+async def create_task(
+    tasks: Tasks, user: User, body: dict[str, Any], idempotency_key: str | None = None
+) -> ConnexionResponse:
+    """Creates a task, or finds the one that the same request created before, and answers it, with its place.
 
     Raises:
+        IdempotencyKeyReused: the key came with another body before (422).
         UserUnknown: the user has no row, and none is to be made (401).
     """
-    task_id, task = await tasks.create(user, title=body["title"], description=body.get("description"))
+    task_id, task = await tasks.create(
+        user, title=body["title"], description=body.get("description"), idempotency_key=idempotency_key
+    )
     location = f"/api/{quote(user.id, safe='')}/tasks/{task_id}"
     return _answer(task, status=201, headers={"Location": location})
 

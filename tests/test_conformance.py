@@ -26,7 +26,8 @@ def test_schemathesis_finds_nothing(service_url: str, tmp_path: Path) -> None:
     completed = subprocess.run(
         command,
         cwd=tmp_path,
-        env=os.environ | {"TASKPACT_TOKEN": token},
+        env=os.environ
+        | {"TASKPACT_TOKEN": token, "SCHEMATHESIS_HOOKS": str(configuration.with_name("schemathesis_hooks.py"))},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

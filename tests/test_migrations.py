@@ -135,6 +135,8 @@ def test_several_processes_may_migrate_one_database_at_once(empty_url: str) -> N
     assert all(check.passed for check in schema.check(empty_url))
 
 
+KEYED = {"idempotency_key": "x", "idempotency_fingerprint": b"x"}
+
 INVALID = [
     pytest.param("users", {"id": ""}, errors.CheckViolation, id="user-id-empty"),
     pytest.param("users", {"id": "x" * 256}, errors.CheckViolation, id="user-id-too-long"),
@@ -144,6 +146,10 @@ INVALID = [
     pytest.param("tasks", {"title": "é" * 201}, errors.CheckViolation, id="title-too-long"),
     pytest.param("tasks", {"description": "é" * 2001}, errors.CheckViolation, id="description-too-long"),
     pytest.param("tasks", {"user_id": "nobody"}, errors.ForeignKeyViolation, id="user-unknown"),
+    pytest.param("tasks", KEYED | {"idempotency_key": ""}, errors.CheckViolation, id="key-empty"),
+    pytest.param("tasks", KEYED | {"idempotency_key": "x" * 256}, errors.CheckViolation, id="key-too-long"),
+    pytest.param("tasks", {"idempotency_key": "x"}, errors.CheckViolation, id="key-without-fingerprint"),
+    pytest.param("tasks", {"idempotency_fingerprint": b"x"}, errors.CheckViolation, id="fingerprint-without-key"),
     *(
         pytest.param("tasks", {column: None}, errors.NotNullViolation, id=f"{column}-null")
         for column in ("user_id", "id", "title", "completed", "version", "created_at", "updated_at")
@@ -178,12 +184,45 @@ def test_the_database_refuses_what_the_contract_forbids(
         pytest.param("tasks", {"title": "x"}, id="title-shortest"),
         pytest.param("tasks", {"title": "😀" * 200, "description": "😀" * 2000}, id="longest"),
         pytest.param("tasks", {"title": " x\u3000", "description": ""}, id="blanks-around"),
+        pytest.param("tasks", KEYED | {"idempotency_key": "x" * 255}, id="longest-key"),
     ],
 )
 def test_the_database_takes_what_the_contract_allows(
     owner: psycopg.Connection, user_id: str, table: str, values: dict[str, object]
 ) -> None:
     insert(owner, table, user_id, values)
+
+
+@pytest.mark.requirement("DR-03", "SC-04")
+def test_a_user_has_one_task_under_a_key(owner: psycopg.Connection, user_id: str) -> None:
+    insert(owner, "tasks", user_id, KEYED)
+
+    with pytest.raises(errors.UniqueViolation):
+        insert(owner, "tasks", user_id, KEYED)
+
+
+@pytest.mark.requirement("DR-04")
+def test_tasks_stay_as_they_are_when_the_schema_goes_up_and_down(empty_url: str) -> None:
+    row = "select user_id, id, title, description, completed, version, created_at, updated_at, xmin::text from tasks"
+    schema.migrate(empty_url, "0001")
+    with psycopg.connect(empty_url) as connection:
+        connection.execute("insert into users (id) values ('somebody')")
+        connection.execute(
+            "insert into tasks (user_id, id, title)"
+            " select 'somebody', gen_random_uuid(), 'x' from generate_series(1, 100)"
+        )
+    before = fetch(empty_url, row)
+    schema.migrate(empty_url)
+    with psycopg.connect(empty_url) as connection:
+        insert(connection, "tasks", "somebody", KEYED)
+        connection.execute("delete from tasks where idempotency_key is not null")
+
+    # A table that had been rewritten, or a row that had been written again, would show another transaction.
+    assert fetch(empty_url, row) == before
+    schema.migrate(empty_url, "0001")
+    assert fetch(empty_url, row) == before
+    schema.migrate(empty_url)
+    assert all(check.passed for check in schema.check(empty_url))
 
 
 @pytest.mark.requirement("FR-16", "FR-17")

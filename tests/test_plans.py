@@ -28,6 +28,7 @@ VALUES = {
     "user_id": "'user-1'", "email": "null", "name": "null",
     "task_id": f"'{TASK_ID}'", "title": "'x'", "description": "null", "has_description": "true", "versions": "null",
     "cursor": f"'{UUID(int=2**127)}'", "limit": "51", "completed": "true",
+    "idempotency_key": "'k'", "idempotency_fingerprint": "'x'",
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def assert_problem(response: httpx.Response, status: int, name: str) -> dict[str
     assert problem["type"] == TYPE_PREFIX + name
     assert problem["status"] == status
     assert UUID(problem["instance"].removeprefix("urn:uuid:")).version == 4
-    assert ("errors" in problem) == (status == 422)
+    assert ("errors" in problem) == (name == "invalid-request")
     return problem
 
 

@@ -54,6 +54,18 @@ def test_an_operation_takes_one_round_trip(
     assert proxy.syncs - before == 1
 
 
+def test_a_key_takes_no_further_round_trip(proxy: Proxy, proxied_url: str, person: Make) -> None:
+    somebody = person(url=proxied_url)
+    round_trips, statuses = [], []
+    for title in ("x", "x", "y"):
+        before = proxy.syncs
+        response = somebody.client.post(somebody.tasks, json={"title": title}, headers={"Idempotency-Key": "k"})
+        round_trips.append(proxy.syncs - before)
+        statuses.append(response.status_code)
+
+    assert (statuses, round_trips) == ([201, 201, 422], [1, 1, 1])
+
+
 @pytest.mark.parametrize(("method", "suffix", "body"), OPERATIONS[3:])
 @pytest.mark.parametrize(
     ("task_id", "precondition", "status", "round_trips"),

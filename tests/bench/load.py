@@ -75,9 +75,13 @@ def run_pgbench(database_url: str, operation: str, *, connections: int, seconds:
     """
     # pgbench replaces variables, but cannot send null, and cannot make a new id.
     constants = {"versions": "null", "email": "null", "name": "null", "completed": "null"}
-    statement = {"read": GET, "list": LIST[False, False], "create": CREATE, "replace": REPLACE, "toggle": TOGGLE}[
-        operation
-    ]
+    statement = {
+        "read": GET,
+        "list": LIST[False, False],
+        "create": CREATE[True, False],
+        "replace": REPLACE,
+        "toggle": TOGGLE,
+    }[operation]
     script = f"\\startpipeline\n{_to_pgbench(CLAIMS, {})};\n{_to_pgbench(statement, constants)};\n\\endpipeline\n"
     if operation == "create":
         script = re.sub(r":task_id\b(::\w+)?", "uuidv7()", script)

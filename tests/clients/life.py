@@ -74,6 +74,17 @@ assert replaced.updated_at > task.updated_at
 toggled = [toggle_task_completion.sync(user, task.id, client=client) for _ in range(2)]
 assert [answer.completed for answer in toggled if isinstance(answer, Task)] == [True, False]
 
+# Created once, however often it is said.
+named = [
+    create_task.sync_detailed(user, client=client, body=body, idempotency_key="bread")
+    for body in (TaskCreate(title="Bake bread"), TaskCreate(title="Bake bread"), milk)
+]
+bread, same = named[0].parsed, named[1].parsed
+assert isinstance(bread, Task)
+assert bread == same
+refuse(named[2], 422, ProblemType.IDEMPOTENCY_KEY_REUSED)
+delete_task.sync(user, bread.id, client=client)
+
 # Deleted, and gone.
 assert delete_task.sync_detailed(user, task.id, client=client).status_code is HTTPStatus.NO_CONTENT
 refuse(get_task.sync_detailed(user, task.id, client=client), 404, ProblemType.TASK_NOT_FOUND)

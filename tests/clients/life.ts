@@ -73,6 +73,16 @@ for (const completed of [true, false]) {
   assert.equal(toggled.data?.completed, completed);
 }
 
+// Created once, however often it is said.
+const named = { path, header: { "Idempotency-Key": "bread" } };
+const bread = await client.POST("/api/{user_id}/tasks", { params: named, body: { title: "Bake bread" } });
+const same = await client.POST("/api/{user_id}/tasks", { params: named, body: { title: "Bake bread" } });
+assert(bread.data);
+assert.deepEqual(same.data, bread.data);
+refuse(await client.POST("/api/{user_id}/tasks", { params: named, body: milk }), 422, "idempotency-key-reused");
+const breadPath = { user_id, task_id: bread.data.id };
+await client.DELETE("/api/{user_id}/tasks/{task_id}", { params: { path: breadPath } });
+
 // Deleted, and gone.
 const deleted = await client.DELETE("/api/{user_id}/tasks/{task_id}", { params: { path: one } });
 assert.equal(deleted.response.status, 204);
