@@ -29,6 +29,8 @@ from db import schema
 from db.embedded import embedded_server
 from db.url import to_conninfo
 
+pytest_plugins = ["traceability"]
+
 SECRET = "a secret that only these tests know, and of 32 bytes at least"
 START_SECONDS = 20
 
