@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 import openapi
 from app.logs import configure_logs, request_logger
+from app.metrics import Metrics
 from app.middleware import RequestLog
 from app.pages import EXCEPTIONS, ROUTES, contract_routes, to_starlette
 from app.settings import Settings, SettingsError, read_settings
@@ -68,6 +69,7 @@ def create_app(settings: Settings) -> ASGIApp:
         SettingsError: there is no database, or no key.
         UnsupportedConstruct: the contract says something that the engine does not implement.
     """
+    metrics = Metrics() if settings.metrics_port else None
     on_error = to_starlette(problems.answer)
     # From the outside in: what is not in the contract falls through to the pages.
     middlewares: list[Any] = [
@@ -79,7 +81,7 @@ def create_app(settings: Settings) -> ASGIApp:
     connexion_app = ConnexionMiddleware(
         # A redirect to the path without its slash would go to whatever host the client names.
         Router([*ROUTES, *contract_routes(CONTRACT)], redirect_slashes=False),
-        lifespan=_lifespan(settings),
+        lifespan=_lifespan(settings, metrics),
         middlewares=middlewares,
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs"),
     )
@@ -95,8 +97,8 @@ def create_app(settings: Settings) -> ASGIApp:
             expose_headers=RESPONSE_HEADERS,
             max_age=CORS_MAX_AGE_SECONDS,
         )
-    log = request_logger(settings.log_level, settings.log_format)
-    return RequestLog(app, *([log] if log else []))
+    observers = request_logger(settings.log_level, settings.log_format), metrics and metrics.observe
+    return RequestLog(app, *[observe for observe in observers if observe])
 
 
 def from_environment() -> ASGIApp:
@@ -106,7 +108,7 @@ def from_environment() -> ASGIApp:
     return create_app(settings)
 
 
-def _lifespan(settings: Settings) -> Callable[[Any], Any]:
+def _lifespan(settings: Settings, metrics: Metrics | None) -> Callable[[Any], Any]:
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL must be set")
     url = settings.database_url.reveal()
@@ -120,17 +122,19 @@ def _lifespan(settings: Settings) -> Callable[[Any], Any]:
             httpx.AsyncClient(follow_redirects=False, timeout=5.0) as client,
             Pool(url, size=settings.database_pool_size, prepare=settings.database_prepare) as pool,
         ):
-            yield {
-                "pool": pool,
-                "tasks": Tasks(pool, provision_users=settings.provision_users),
-                "verifier": Verifier(
-                    _keys(settings, client),
-                    issuer=settings.jwt_issuer,
-                    audience=settings.jwt_audience,
-                    leeway_seconds=settings.jwt_leeway_seconds,
-                    remembered_tokens=settings.jwt_cache_size,
-                ),
-            }
+            verifier = Verifier(
+                _keys(settings, client),
+                issuer=settings.jwt_issuer,
+                audience=settings.jwt_audience,
+                leeway_seconds=settings.jwt_leeway_seconds,
+                remembered_tokens=settings.jwt_cache_size,
+            )
+            async with metrics.looking(pool, verifier) if metrics else nullcontext():
+                yield {
+                    "pool": pool,
+                    "tasks": Tasks(pool, provision_users=settings.provision_users),
+                    "verifier": verifier,
+                }
 
     return lifespan
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.process import BaseProcess
 from tempfile import NamedTemporaryFile
 
@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.types import ASGIApp
 
 from app.logs import configure_logs
+from app.metrics import metrics_server
 from app.server import Protocol
 from app.settings import Settings, SettingsError, read_settings
 from db import schema
@@ -65,7 +66,9 @@ def serve(**given: object) -> None:
     configure_logs(settings.log_level, settings.log_format)
     # The server ends on a signal by raising it again: it must not end this process before its database is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    port = _free_port(settings)
+    port = _free_port(settings.host, settings.port)
+    if settings.metrics_port:
+        _free_port(settings.host, settings.metrics_port)
     with _database(settings) as url:
         for check in schema.check(url):
             if not check.passed:
@@ -75,7 +78,8 @@ def serve(**given: object) -> None:
             if settings.jwt_jwks_url is None:
                 os.environ["JWT_SECRET"] = _secret(settings)
                 _greet(settings, port)
-        _run(settings, port)
+        with metrics_server(settings.host, settings.metrics_port) if settings.metrics_port else nullcontext():
+            _run(settings, port)
 
 
 @main.command()
@@ -147,18 +151,16 @@ def _follow(parent: BaseProcess) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _free_port(settings: Settings) -> int:
+def _free_port(host: str, port: int) -> int:
     """The port to listen on, tried before anything is started for it; one that is free, where any will do."""
-    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as listener:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((settings.host, settings.port))
+            listener.bind((host, port))
         except OSError as error:
-            raise click.ClickException(
-                f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}"
-            ) from None
-        port: int = listener.getsockname()[1]
-    return port
+            raise click.ClickException(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+        free: int = listener.getsockname()[1]
+    return free
 
 
 def _run(settings: Settings, port: int) -> None:

@@ -143,6 +143,9 @@ class Settings:
     )
     host: str = _variable("HOST", str, "127.0.0.1", "the address to listen on")
     port: int = _variable("PORT", _whole_number(0, 65535), 8000, "the port to listen on")
+    metrics_port: int | None = _variable(
+        "METRICS_PORT", _whole_number(1, 65535), None, "the port to serve metrics on; without it, none are taken"
+    )
     workers: int = _variable("WORKERS", _whole_number(1, 256), 1, "worker processes")
     cors_origins: tuple[str, ...] = _variable("CORS_ORIGINS", _origins, (), "origins that browsers may call from")
     log_level: str = _variable(
@@ -160,6 +163,8 @@ class Settings:
     )
 
     def __attrs_post_init__(self) -> None:
+        if self.metrics_port == self.port:
+            raise SettingsError("METRICS_PORT and PORT must differ")
         if self.jwt_secret and self.jwt_jwks_url:
             raise SettingsError("JWT_SECRET and JWT_JWKS_URL exclude each other: set one")
         if self.database_url and not (self.jwt_secret or self.jwt_jwks_url):

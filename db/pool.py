@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +11,8 @@ import psycopg
 
 from db.connection import STALE_PLANS, Connection, Row, Values
 from db.statements import Statement
+
+UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError)
 
 
 class DatabaseUnavailable(Exception):
@@ -33,8 +35,10 @@ class Pool:
         connect_seconds: float = 5.0,
         statement_seconds: float = 5.0,
     ) -> None:
+        self.limit = size
+        self.errors: Counter[str] = Counter()
+        """How many statements failed, by SQLSTATE class; those of which the server said nothing, by what they are."""
         self._conninfo = conninfo
-        self._size = size
         self._prepare = prepare
         self._wait_seconds = wait_seconds
         self._connect_seconds = connect_seconds
@@ -44,6 +48,21 @@ class Pool:
         self._connecting = 0
         self._waiters: deque[asyncio.Future[Connection | None]] = deque()
         self._is_closed = False
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
+    @property
+    def idle(self) -> int:
+        """How many connections nobody uses."""
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """How many statements wait for a connection."""
+        return len(self._waiters)
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,7 +90,10 @@ class Pool:
                 return await self._run(claims, statement, values)
             except STALE_PLANS:
                 return await self._run(claims, statement, values)
-        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+        except (psycopg.Error, TimeoutError) as error:
+            self.errors[_kind(error)] += 1
+            if not isinstance(error, UNAVAILABLE):
+                raise
             raise DatabaseUnavailable(str(error) or type(error).__name__) from error
 
     async def _run(self, claims: bytes, statement: Statement, values: Values) -> list[Row]:
@@ -87,7 +109,7 @@ class Pool:
                 self._release(connection)
 
     async def _acquire(self) -> Connection:
-        if len(self._connections) + self._connecting < self._size:
+        if len(self._connections) + self._connecting < self.limit:
             return await self._connect()
         waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -139,3 +161,11 @@ class Pool:
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+
+def _kind(error: Exception) -> str:
+    """What kind of failure it was: the SQLSTATE's class (PostgreSQL, "Error Codes"), `timeout` or `connection`."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
+    return sqlstate[:2] if sqlstate else "connection"

@@ -61,6 +61,12 @@ class Verifier:
         self._leeway_seconds = leeway_seconds
         # Keyed by digest, so that no token lies about in memory for longer than its request.
         self._verified: LRUCache[bytes, _Verified] = LRUCache(remembered_tokens)
+        self.hits = self.misses = 0
+
+    @property
+    def remembered(self) -> int:
+        """How many tokens are remembered."""
+        return len(self._verified)
 
     async def verify(self, token: str) -> User:
         """The user whom the token names.
@@ -72,12 +78,14 @@ class Verifier:
         digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
         known = self._verified.get(digest)
         if known is None or known.generation != self._keys.generation:
+            self.misses += 1
             known = await self._verify(token)
             self._verified[digest] = known
         elif known.not_after_seconds <= time.time():
             del self._verified[digest]
             raise TokenInvalid("the token has expired")
         else:
+            self.hits += 1
             # A remembered token needs no key, but it must not outlive one that was removed.
             self._keys.refresh()
         return known.user

@@ -29,6 +29,7 @@ GOOD = [
     ("HOST", "0.0.0.0", "host", "0.0.0.0"),  # noqa: S104
     ("PORT", "0", "port", 0),
     ("PORT", "65535", "port", 65535),
+    ("METRICS_PORT", "9100", "metrics_port", 9100),
     ("WORKERS", "256", "workers", 256),
     ("CORS_ORIGINS", "https://a.example", "cors_origins", ("https://a.example",)),
     ("CORS_ORIGINS", "https://a.example, http://localhost:3000", "cors_origins", ("https://a.example", "http://localhost:3000")),
@@ -66,6 +67,7 @@ BAD = {
     "JWT_LEEWAY_SECONDS": ["301", "-1", "x"],
     "JWT_CACHE_SIZE": ["0", "-1", "x", "10000001"],
     "PORT": ["65536", "http"],
+    "METRICS_PORT": ["0", "65536", "http"],
     "WORKERS": ["0", "257"],
     "CORS_ORIGINS": [
         "*",
@@ -137,6 +139,12 @@ def test_a_database_without_a_key_is_refused() -> None:
 def test_a_secret_and_a_key_set_exclude_each_other() -> None:
     with pytest.raises(SettingsError, match="JWT_SECRET and JWT_JWKS_URL"):
         read_settings({"JWT_SECRET": SECRET, "JWT_JWKS_URL": "https://issuer.example/jwks"})
+
+
+@pytest.mark.requirement("NF-03")
+def test_service_and_metrics_do_not_share_a_port() -> None:
+    with pytest.raises(SettingsError, match="METRICS_PORT and PORT must differ"):
+        read_settings({"PORT": "9000", "METRICS_PORT": "9000"})
 
 
 @pytest.mark.requirement("SR-06", "FR-02")
