@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import secrets
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from multiprocessing.process import BaseProcess
 from tempfile import NamedTemporaryFile
 
 import click
 import jwt
 import uvicorn
 from sqlalchemy.exc import DBAPIError
-from starlette.types import ASGIApp
 
+from app import server
 from app.logs import configure_logs
 from app.metrics import metrics_server
-from app.server import Protocol
 from app.settings import Settings, SettingsError, read_settings
 from db import schema
 from db.embedded import EmbeddedUnavailable, embedded_server
 
 TRIAL_USER = "demo"
 TOKEN_TTL_SECONDS = 86_400
-SHUTDOWN_SECONDS = 10
 
 
 class Commands(click.Group):
@@ -136,21 +131,6 @@ def check() -> None:
     sys.exit(not all(row.passed for row in checks))
 
 
-def worker() -> ASGIApp:
-    """The service in a server's process, which ends when the process that started it does, however that ended."""
-    from app.application import from_environment  # noqa: PLC0415 - the other commands are quicker without it
-
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-    return from_environment()
-
-
-def _follow(parent: BaseProcess) -> None:
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _free_port(host: str, port: int) -> int:
     """The port to listen on, tried before anything is started for it; one that is free, where any will do."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
@@ -164,22 +144,25 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _run(settings: Settings, port: int) -> None:
-    uvicorn.run(
-        "app.cli:worker",
+    config = uvicorn.Config(
+        "app.application:from_environment",
         factory=True,
         host=settings.host,
         port=port,
         workers=settings.workers,
         loop="uvloop",
-        http=Protocol,
+        http=server.Protocol,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        backlog=server.BACKLOG,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=server.SHUTDOWN_SECONDS,
     )
+    server.serve(config, drain_seconds=settings.drain_seconds)
 
 
 @contextmanager

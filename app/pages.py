@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from db.schema import is_at_head
+from handlers.problems import Ending
 
 OnError = Callable[[Request, Exception], Response]
 
@@ -25,12 +26,15 @@ async def healthz(_request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Answers 200 when the database answers and its schema is this service's.
+    """Answers 200 when the database answers, its schema is this service's, and the service is not about to end.
 
     Raises:
+        Ending: it is about to end (503).
         DatabaseUnavailable: it does not answer (503).
         SchemaMismatch: its schema is another (503).
     """
+    if hasattr(request.state, "is_ending"):
+        raise Ending
     await is_at_head(request.state.pool)
     return Response(b'{"status":"ready"}', media_type="application/json")
 

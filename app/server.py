@@ -1,11 +1,52 @@
-"""How the service is served: uvicorn's HTTP protocol, with one write for each answer."""
+"""How the service is served: uvicorn within bounds of size and time, by one process or by several on one port."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import structlog
+import uuid_utils
+import uvicorn
+from starlette.exceptions import HTTPException
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from handlers import problems
+
+logger = structlog.get_logger()
+
+HEAD_LIMIT_BYTES: Final = 65_536
+MESSAGE_LIMIT_BYTES: Final = 1_048_576
+"""All of a request: chunks, their extensions, trailers, and what is left of a body that was answered with 413."""
+
+HEAD_SECONDS: Final = 10
+BODY_SECONDS: Final = 20
+ANSWER_SECONDS: Final = 60
+"""How long a connection may stay in one state: sending a request's head, its body, and waiting for or taking an answer.
+How long it may do nothing between two requests is a setting."""
+
+LOOK_SECONDS: Final = 1.0
+LINGER_SECONDS: Final = 0.25
+"""How long a request may have been on its way when the service began to end."""
+
+BACKLOG: Final = 4096
+SHUTDOWN_SECONDS: Final = 10
+LEAVE_SECONDS: Final = 2
+"""How long a worker may take to end after that."""
+
+RESTART_SECONDS: Final = 1.0
 
 
 class JoinedWrites:
@@ -19,6 +60,7 @@ class JoinedWrites:
         self._transport = transport
         self._loop = loop
         self._parts: list[bytes] = []
+        self.is_closing = transport.is_closing
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -39,8 +81,224 @@ class JoinedWrites:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol on httptools, writing through `JoinedWrites`."""
+    """uvicorn's protocol on httptools, writing through `JoinedWrites`, which bounds what a client may send, and when.
+
+    The bounds cost a request nothing but counting its bytes: one timer per connection looks once a second whether the
+    connection is still in the state in which it was.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport: Any = JoinedWrites(transport, self.loop)
+        self._read_scope: Any = None
+        self._read_bytes = 0
+        self._seen: tuple[Any, float] = (None, HEAD_SECONDS)
+        self._seen_seconds = 0.0
+        self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) > HEAD_LIMIT_BYTES:
+            for start in range(0, len(data), HEAD_LIMIT_BYTES):
+                if not self.transport.is_closing():
+                    self.data_received(data[start : start + HEAD_LIMIT_BYTES])
+            return
+        super().data_received(data)
+        if self._read_scope is self.scope:
+            self._read_bytes += len(data)
+        else:
+            self._read_scope, self._read_bytes = self.scope, len(data)
+        if self._read_bytes > HEAD_LIMIT_BYTES:
+            self._bound_bytes()
+        if "is_ending" in self.app_state:
+            self._answer_last()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that only ends its sending still gets the answer to what it sent."""
+        if self._is_answering():
+            self._answer_last()
+            return True
+        return False
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, without its timer for each request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def shutdown(self) -> None:
+        """Ends the connection after its next answer, which a request that is on its way will be given."""
+        self.app_state["is_ending"] = True
+        self._answer_last()
+        self.loop.call_later(LINGER_SECONDS, self._leave)
+
+    def send_400_response(self, msg: str) -> None:
+        del msg
+        if self._is_answering():
+            # What follows a good request is refused by closing, after that one's answer.
+            self._answer_last()
+            self.flow.pause_reading()
+        else:
+            self._refuse(400)
+
+    def _is_reading_head(self) -> bool:
+        return self.cycle is None or self.cycle.scope is not self.scope
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+
+    def _answer_last(self) -> None:
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def _leave(self) -> None:
+        if self.cycle is None or (self.cycle.response_complete and not self._is_reading_head()):
+            self.transport.close()
+
+    def _bound_bytes(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._is_reading_head():
+            self._refuse(431)
+        elif self._read_bytes > MESSAGE_LIMIT_BYTES:
+            self.transport.close()
+
+    def _look(self) -> None:
+        """Ends the connection if it has been in one state for too long."""
+        self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+        cycle = self.cycle
+        is_idle = self.scope is not None and cycle is not None and cycle.scope is self.scope and cycle.response_complete
+        if self.transport.is_closing():
+            limit_seconds: float = ANSWER_SECONDS
+        elif is_idle:
+            limit_seconds = self.timeout_keep_alive
+        elif cycle is None or cycle.response_complete:
+            limit_seconds = HEAD_SECONDS
+        else:
+            limit_seconds = BODY_SECONDS if cycle.more_body else ANSWER_SECONDS
+        seen_scope, seen_limit_seconds = self._seen
+        if seen_scope is not self.scope or seen_limit_seconds != limit_seconds:
+            self._seen = (self.scope, limit_seconds)
+            self._seen_seconds = 0.0
+            return
+        self._seen_seconds += LOOK_SECONDS
+        if self._seen_seconds < limit_seconds:
+            return
+        if self.transport.is_closing() or self._is_answering():
+            # It does not take its answer.
+            self.transport.abort()
+        elif is_idle or self.scope is None:
+            self.transport.close()
+        else:
+            self._refuse(408)
+
+    def _refuse(self, status: int) -> None:
+        """Answers a request that does not get as far as an operation, and closes."""
+        answer = problems.answer({"state": {"request_id": str(uuid_utils.uuid4())}}, HTTPException(status))
+        body: bytes = answer.body
+        head = [STATUS_LINE[status]]
+        for name, value in [*self.server_state.default_headers, (b"content-type", problems.MEDIA_TYPE.encode())]:
+            head += [name, b": ", value, b"\r\n"]
+        self.transport.write(b"%scontent-length: %d\r\nconnection: close\r\n\r\n%s" % (b"".join(head), len(body), body))
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which says for a while that it is about to end, and serves on, before it does."""
+
+    def __init__(self, config: uvicorn.Config, *, drain_seconds: float, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.drain_seconds = drain_seconds
+        self.on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.lifespan.state["is_ending"] = True
+        await asyncio.sleep(self.drain_seconds)
+        await super().shutdown(sockets)
+
+
+def serve(config: uvicorn.Config, *, drain_seconds: float) -> None:
+    """Serves until SIGINT or SIGTERM, by `config.workers` processes on one port.
+
+    Raises:
+        SystemExit: the service cannot start, or was told to end by a signal.
+    """
+    if config.workers > 1:
+        _supervise(config, drain_seconds)
+    else:
+        _serve(Server(config, drain_seconds=drain_seconds, on_started=lambda: None))
+
+
+def _serve(server: Server, sockets: list[socket.socket] | None = None) -> None:
+    # The server raises the signal again that it ended by.
+    with suppress(KeyboardInterrupt):
+        server.run(sockets)
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def _work(config: uvicorn.Config, drain_seconds: float, listener: socket.socket, has_started: Any) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 - this is run by `_supervise`, in a process of its own
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    config.configure_logging()
+    server = Server(config, drain_seconds=drain_seconds, on_started=lambda: setattr(has_started, "value", True))
+    _serve(server, [listener])
+
+
+def _follow(parent: BaseProcess) -> None:
+    """Ends this process when the one that started it does, however that ended."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _supervise(config: uvicorn.Config, drain_seconds: float) -> None:
+    """Keeps the workers running; they accept from one socket, so that a connection is nobody's until one takes it."""
+    listener = config.bind_socket()
+    spawn = multiprocessing.get_context("spawn")
+    has_started = spawn.RawValue("b", False)
+
+    def start() -> BaseProcess:
+        worker = spawn.Process(target=_work, args=(config, drain_seconds, listener, has_started))
+        worker.start()
+        return worker
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit())
+    workers = [start() for _ in range(config.workers)]
+    try:
+        while True:
+            connection.wait([worker.sentinel for worker in workers])
+            for index, worker in enumerate(workers):
+                if worker.is_alive():
+                    continue
+                if not has_started.value:
+                    sys.exit(STARTUP_FAILURE)
+                logger.warning("worker_replaced", pid=worker.pid, exit_code=worker.exitcode)
+                # What it lacked, a database perhaps, the next one may lack too.
+                time.sleep(RESTART_SECONDS)
+                workers[index] = start()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        listener.close()
+        _end(workers, drain_seconds + SHUTDOWN_SECONDS + LEAVE_SECONDS)
+
+
+def _end(workers: list[BaseProcess], grace_seconds: float) -> None:
+    deadline = time.monotonic() + grace_seconds
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        worker.kill()

@@ -127,7 +127,9 @@ class Settings:
     database_url: Secret | None = _variable(
         "DATABASE_URL", _database_url, None, "the database; without it, an embedded one"
     )
-    database_pool_size: int = _variable("DATABASE_POOL_SIZE", _whole_number(1, 1000), 10, "connections per worker")
+    database_pool_size: int = _variable(
+        "DATABASE_POOL_SIZE", _whole_number(1, 1000), 10, "connections, shared out among workers"
+    )
     database_prepare: bool = _variable(
         "DATABASE_PREPARE", _truth, True, "false for poolers that cannot prepare statements"
     )
@@ -147,6 +149,12 @@ class Settings:
         "METRICS_PORT", _whole_number(1, 65535), None, "the port to serve metrics on; without it, none are taken"
     )
     workers: int = _variable("WORKERS", _whole_number(1, 256), 1, "worker processes")
+    keep_alive_seconds: int = _variable(
+        "KEEP_ALIVE_SECONDS", _whole_number(1, 3600), 65, "how long a connection may wait for its next request"
+    )
+    drain_seconds: int = _variable(
+        "DRAIN_SECONDS", _whole_number(0, 600), 0, "how long to serve on, but not be ready, before ending"
+    )
     cors_origins: tuple[str, ...] = _variable("CORS_ORIGINS", _origins, (), "origins that browsers may call from")
     log_level: str = _variable(
         "LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info", "what is worth a line"
@@ -169,6 +177,8 @@ class Settings:
             raise SettingsError("JWT_SECRET and JWT_JWKS_URL exclude each other: set one")
         if self.database_url and not (self.jwt_secret or self.jwt_jwks_url):
             raise SettingsError("JWT_SECRET or JWT_JWKS_URL must be set: there is no default secret")
+        if self.database_pool_size < self.workers:
+            raise SettingsError("WORKERS must not be more than DATABASE_POOL_SIZE: each needs a connection")
 
 
 def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:

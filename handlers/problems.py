@@ -31,6 +31,14 @@ TYPE_PREFIX = "tag:taskpact.example,2026:"
 MEDIA_TYPE = "application/problem+json"
 
 
+class Overloaded(Exception):
+    """More requests wait than can be answered soon. Becomes 503."""
+
+
+class Ending(Exception):
+    """The service is about to end, and somebody else is to be asked. Becomes 503."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A kind of problem; without a `detail` of its own, the exception's is told."""
@@ -50,6 +58,7 @@ INTERNAL_ERROR = Problem(
 )
 
 PROBLEMS: dict[type[Exception] | int, Problem] = {
+    400: Problem("malformed-request", 400, "Malformed request", "This is no HTTP/1.1 that the service understands."),
     TokenInvalid: Problem("unauthenticated", 401, "Not authenticated", "The token is not valid.", INVALID_TOKEN),
     UserUnknown: Problem("unauthenticated", 401, "Not authenticated", "The token's user is not known.", INVALID_TOKEN),
     401: Problem("unauthenticated", 401, "Not authenticated", None, {"WWW-Authenticate": "Bearer"}),
@@ -57,6 +66,7 @@ PROBLEMS: dict[type[Exception] | int, Problem] = {
     404: Problem("path-not-found", 404, "Path not found", "There is nothing at this path."),
     TaskNotFound: Problem("task-not-found", 404, "Task not found", "You have no task with this id."),
     405: Problem("method-not-allowed", 405, "Method not allowed", "The path does not have this method."),
+    408: Problem("request-timeout", 408, "Request timeout", "The request did not come to its end in time."),
     VersionMismatch: Problem(
         "precondition-failed", 412, "Precondition failed", "The task is not the one that If-Match names."
     ),
@@ -66,6 +76,13 @@ PROBLEMS: dict[type[Exception] | int, Problem] = {
     IdempotencyKeyReused: Problem(
         "idempotency-key-reused", 422, "Idempotency key reused", "The idempotency key stands for another task."
     ),
+    431: Problem(
+        "headers-too-large", 431, "Headers too large", "Request line and headers are larger than 65,536 bytes."
+    ),
+    Overloaded: Problem(
+        "overloaded", 503, "Overloaded", "The service has more to do than it can do soon. Try again.", RETRY
+    ),
+    Ending: Problem("ending", 503, "Ending", "The service is about to end. Ask another instance.", RETRY),
     DatabaseUnavailable: Problem(
         "database-unavailable", 503, "Database unavailable", "The database does not answer just now. Try again.", RETRY
     ),
@@ -116,6 +133,8 @@ def _log(problem: Problem, error: Exception, request_id: str) -> None:
         event = "authentication_failed" if problem.status == 401 else "authorization_failed"  # noqa: PLR2004
         reason = getattr(error, "reason", None) or problem.detail or getattr(error, "detail", None)
         logger.warning(event, request_id=request_id, reason=reason)
+    elif isinstance(error, (Overloaded, Ending)):
+        pass  # Each would be one of very many; whoever raises them tells the log once.
     elif problem.status == 503:  # noqa: PLR2004
         logger.error(problem.name, request_id=request_id, reason=type(error.__cause__ or error).__name__)
     elif problem is INTERNAL_ERROR:

@@ -116,7 +116,13 @@ def running(database_url: str, **variables: str) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(settings), loop="uvloop", http=Protocol, lifespan="on", log_config=None, access_log=False
+                create_app(settings),
+                loop="uvloop",
+                http=Protocol,
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                timeout_keep_alive=settings.keep_alive_seconds,
             )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -1,0 +1,212 @@
+"""What a client may send, and for how long, is bounded; whoever goes beyond is told so, where there is a way."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from app import server
+from conftest import make_token, running
+from handlers.problems import TYPE_PREFIX
+
+MEBIBYTE = 1_048_576
+
+
+@pytest.fixture(scope="module")
+def url(database_url: str) -> Iterator[str]:
+    """A service that is patient for seconds where it would be for longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "LOOK_SECONDS", 0.1)
+        for name in ("HEAD_SECONDS", "BODY_SECONDS", "ANSWER_SECONDS"):
+            patch.setattr(server, name, 1)
+        with running(database_url, KEEP_ALIVE_SECONDS="2") as url:
+            yield url
+
+
+def connect(url: str) -> socket.socket:
+    address = urlsplit(url)
+    return socket.create_connection((address.hostname, address.port), timeout=10)
+
+
+def send_in_pieces(connection: socket.socket, data: bytes, piece_bytes: int = 1_000) -> None:
+    for start in range(0, len(data), piece_bytes):
+        connection.sendall(data[start : start + piece_bytes])
+
+
+def received(connection: socket.socket) -> bytes:
+    """Everything until the service closes."""
+    chunks = []
+    try:
+        while chunk := connection.recv(65_536):
+            chunks.append(chunk)
+    except ConnectionResetError:
+        pass  # What it did not read any more ends like this.
+    return b"".join(chunks)
+
+
+def head(method: str = "GET", path: str = "/healthz", *lines: str) -> bytes:
+    fields = [f"{method} {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {make_token('alice')}", *lines]
+    return "".join(f"{field}\r\n" for field in fields).encode() + b"\r\n"
+
+
+CREATE = ("POST", "/api/alice/tasks", "Content-Type: application/json")
+
+
+def assert_problem(answer: bytes, status: int, name: str) -> None:
+    """One answer, this problem, after which the connection is closed."""
+    fields, _, body = answer.partition(b"\r\n\r\n")
+    assert fields.startswith(b"HTTP/1.1 %d " % status), answer
+    assert b"content-type: application/problem+json" in fields
+    assert b"connection: close" in fields
+    problem = json.loads(body)
+    assert (problem["status"], problem["type"]) == (status, TYPE_PREFIX + name)
+
+
+@pytest.mark.requirement("FR-19")
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03", id="tls"),
+        pytest.param(b"HACK / HTTP/1.1\r\nHost: x\r\n\r\n", id="method"),
+        pytest.param(b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", id="version"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost : x\r\n\r\n", id="header"),
+        pytest.param(head(*CREATE, "Content-Length: -1"), id="length"),
+        pytest.param(head(*CREATE, "Transfer-Encoding: chunked") + b"x\r\n", id="chunk"),
+    ],
+)
+def test_what_is_no_http_is_a_problem(url: str, request_: bytes) -> None:
+    with connect(url) as connection:
+        connection.sendall(request_)
+
+        assert_problem(received(connection), 400, "malformed-request")
+
+
+@pytest.mark.requirement("FR-19")
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("X: " + "y" * 200_000, id="one"),
+        pytest.param("\r\n".join(f"X-{number}: y" for number in range(20_000)), id="many"),
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [1_000_000, 1_000])
+def test_headers_have_an_end(url: str, line: str, chunk_bytes: int) -> None:
+    request = head("GET", "/healthz", line)
+    with connect(url) as connection:
+        try:
+            send_in_pieces(connection, request, chunk_bytes)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # It was refused before it was sent, and the answer overtaken by that.
+        assert_problem(received(connection), 431, "headers-too-large")
+
+
+def test_a_head_just_below_the_limit_is_read(url: str) -> None:
+    with connect(url) as connection:
+        connection.sendall(head("GET", "/healthz", "X: " + "y" * 65_000, "Connection: close"))
+
+        assert received(connection).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pytest.param(b"0\r\n" + b"X: " + b"y" * 4 * MEBIBYTE, id="trailer"),
+        pytest.param(b"0\r\n" + b"X: y\r\n" * MEBIBYTE, id="trailers"),
+        pytest.param(b"1;" + b"x" * 4 * MEBIBYTE, id="extension"),
+        pytest.param(b"ffffff\r\n" + b"x" * 4 * MEBIBYTE, id="body"),
+    ],
+)
+def test_a_message_has_an_end(url: str, rest: bytes) -> None:
+    with connect(url) as connection:
+        connection.sendall(head(*CREATE, "Transfer-Encoding: chunked"))
+
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            send_in_pieces(connection, rest)
+
+
+@pytest.mark.requirement("FR-19")
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(head()[:-2] + b"X: y", id="head"),
+        pytest.param(head(*CREATE, "Content-Length: 20"), id="body"),
+        pytest.param(head(*CREATE, "Expect: 100-continue", "Content-Length: 20"), id="expected-body"),
+    ],
+)
+def test_a_byte_now_and_then_is_not_enough(url: str, request_: bytes) -> None:
+    started = time.monotonic()
+    with connect(url) as connection:
+        connection.sendall(request_)
+        while not select.select([connection], [], [], 0.2)[0]:
+            connection.sendall(b"x")
+        answer = received(connection).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    assert_problem(answer, 408, "request-timeout")
+    assert time.monotonic() < started + 4
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds"), [(b"", 1), (b"\r\n\r\n", 1), (head(), 2)], ids=["nothing", "empty-lines", "a-request"]
+)
+def test_who_sends_nothing_is_left_in_the_end(url: str, sent: bytes, seconds: float) -> None:
+    started = time.monotonic()
+    with connect(url) as connection:
+        connection.sendall(sent)
+        answer = received(connection)
+
+    assert answer.count(b"HTTP/1.1 200 ") == sent.count(b"healthz")
+    assert seconds * 0.9 < time.monotonic() - started < seconds + 2
+
+
+def test_who_never_reads_is_cut_off(url: str) -> None:
+    with connect(url) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            send_in_pieces(connection, head("GET", "/openapi.json") * 1_000_000)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/api/alice/tasks"])
+def test_a_client_that_only_ends_its_sending_is_answered(url: str, path: str) -> None:
+    with connect(url) as connection:
+        connection.sendall(head("GET", path))
+        connection.shutdown(socket.SHUT_WR)
+
+        assert received(connection).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.requirement("SC-04")
+def test_pipelined_requests_are_answered_in_their_order_and_what_follows_them_is_not_taken_for_them(url: str) -> None:
+    paths = ["/api/alice/tasks?limit=1", "/healthz", "/api/bob/tasks", "/nothing"] * 50
+    with connect(url) as connection:
+        connection.sendall(b"".join(head("GET", path) for path in paths) + b"\0\0\0")
+        answers = received(connection)
+
+    statuses = re.findall(rb"HTTP/1.1 (\d+)", answers)
+    assert statuses == [b"200", b"200", b"403", b"404"] * 50
+
+
+def test_an_upgrade_that_nobody_offers_is_ignored(url: str) -> None:
+    with connect(url) as connection:
+        connection.sendall(head("GET", "/healthz", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"))
+
+        assert received(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_workers_that_cannot_start_end_the_service() -> None:
+    code = (
+        "import uvicorn; from app import server;"
+        "server.serve(uvicorn.Config('app.nowhere:app', port=0, workers=2), drain_seconds=0)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60)
+
+    assert done.returncode == server.STARTUP_FAILURE
