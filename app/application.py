@@ -49,7 +49,9 @@ REQUEST_HEADERS = (
 """What scripts of another origin may send, beside what any page may."""
 
 RESPONSE_HEADERS = (
+    "Content-Location",
     "ETag",
+    "Link",
     "Location",
     "Retry-After",
     "WWW-Authenticate",

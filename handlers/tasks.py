@@ -11,7 +11,8 @@ from connexion.lifecycle import ConnexionResponse
 from db.tasks import KEEP, TaskRow, Tasks, User
 
 JSON = "application/json"
-PRIVATE = {"Cache-Control": "private, no-cache"}
+PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
+PRIVATE_PAGE = {"Cache-Control": "private, no-cache", "Vary": "Accept, Accept-Encoding"}
 
 ENTITY_TAG = re.compile(r'(W/)?"([^"]*)"')
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -20,11 +21,15 @@ VERSION = re.compile(r"[1-9][0-9]{0,17}")
 async def list_tasks(
     tasks: Tasks, user: User, limit: int, cursor: str | None = None, completed: bool | None = None
 ) -> ConnexionResponse:
-    """Answers a page of the user's tasks, newest first."""
+    """Answers a page of the user's tasks, newest first, and where the next one is."""
     page = await tasks.page(user, limit=limit, cursor=cursor, completed=completed)
-    next_cursor = b'"%s"' % page.next_cursor.encode() if page.next_cursor else b"null"
+    headers, next_cursor = {**PRIVATE_PAGE}, b"null"
+    if page.next_cursor:
+        next_cursor = b'"%s"' % page.next_cursor.encode()
+        filtered = "" if completed is None else f"&completed={str(completed).lower()}"
+        headers["Link"] = f'<?limit={limit}&cursor={page.next_cursor}{filtered}>; rel="next"'
     body = b'{"items":[%s],"next_cursor":%s}' % (b",".join(page.items), next_cursor)
-    return ConnexionResponse(200, content_type=JSON, body=body, headers={**PRIVATE})
+    return ConnexionResponse(200, content_type=JSON, body=body, headers=headers)
 
 
 async def create_task(
@@ -39,8 +44,7 @@ async def create_task(
     task_id, task = await tasks.create(
         user, title=body["title"], description=body.get("description"), idempotency_key=idempotency_key
     )
-    location = f"/api/{quote(user.id, safe='')}/tasks/{task_id}"
-    return _answer(task, status=201, headers={"Location": location})
+    return _answer(task, status=201, headers={"Location": _path(user, task_id)})
 
 
 async def get_task(tasks: Tasks, user: User, task_id: str, if_none_match: str | None = None) -> ConnexionResponse:
@@ -109,13 +113,18 @@ async def delete_task(tasks: Tasks, user: User, task_id: str, if_match: str | No
 async def toggle_task_completion(
     tasks: Tasks, user: User, task_id: str, if_match: str | None = None
 ) -> ConnexionResponse:
-    """Completes a task, or takes that back, and answers the task.
+    """Completes a task, or takes that back, and answers the task, with its place.
 
     Raises:
         TaskNotFound: the user has no such task (404).
         VersionMismatch: it is none of those in If-Match (412).
     """
-    return _answer(await tasks.toggle(user, task_id, versions=versions(if_match)))
+    task = await tasks.toggle(user, task_id, versions=versions(if_match))
+    return _answer(task, headers={"Content-Location": _path(user, task_id)})
+
+
+def _path(user: User, task_id: str) -> str:
+    return f"/api/{quote(user.id, safe='')}/tasks/{task_id}"
 
 
 def entity_tag(version: int) -> str:

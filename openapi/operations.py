@@ -140,6 +140,11 @@ class Operation:
             raise NonConformingResponse(f"status {response.status_code} is not declared")
         return declared.check(response)
 
+    def may_compress(self, status: int) -> bool:
+        """Whether answers of this status may be sent in a content coding: the contract declares `Content-Encoding`."""
+        declared = self.responses.get(str(status))
+        return declared is not None and any(name == b"content-encoding" for _, name, _ in declared.headers)
+
     def _read_parameters(
         self, arguments: dict[str, Any], query: bytes, headers: Mapping[bytes, bytes], path_values: Mapping[str, str]
     ) -> None:

@@ -645,17 +645,16 @@ def test_a_segment_that_is_not_utf_8_is_invalid(routed: Service) -> None:
 @pytest.mark.parametrize("path", ["/things/mine", "/things/%6Dine"])
 def test_a_concrete_path_comes_before_a_templated_one(routed: Service, path: str) -> None:
     assert routed.request("GET", path).status == 204
-    assert routed.request("DELETE", path).header(b"allow") == b"GET, HEAD, PUT"
+    assert routed.request("DELETE", path).header(b"allow") == b"GET, HEAD, OPTIONS, PUT"
 
 
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("PUT", "/things", b"GET, HEAD, POST"),
-        ("OPTIONS", "/things", b"GET, HEAD, POST"),
-        ("get", "/things", b"GET, HEAD, POST"),
-        ("POST", "/things/a", b"DELETE, GET, HEAD"),
-        ("BREW", "/things/mine", b"GET, HEAD, PUT"),
+        ("PUT", "/things", b"GET, HEAD, OPTIONS, POST"),
+        ("get", "/things", b"GET, HEAD, OPTIONS, POST"),
+        ("POST", "/things/a", b"DELETE, GET, HEAD, OPTIONS"),
+        ("BREW", "/things/mine", b"GET, HEAD, OPTIONS, PUT"),
     ],
 )
 def test_405_names_every_method_that_there_is(routed: Service, method: str, path: str, allow: bytes) -> None:
@@ -663,6 +662,33 @@ def test_405_names_every_method_that_there_is(routed: Service, method: str, path
 
     assert (answer.status, answer.header(b"allow")) == (405, allow)
     assert isinstance(routed.errors[-1], HTTPException)
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [("/things", b"GET, HEAD, OPTIONS, POST"), ("/things/a", b"DELETE, GET, HEAD, OPTIONS")],
+)
+def test_options_tells_the_methods_without_a_body(routed: Service, path: str, allow: bytes) -> None:
+    answer = routed.request("OPTIONS", path)
+
+    assert (answer.status, answer.headers, answer.body) == (204, [(b"allow", allow)], b"")
+
+
+def test_options_tells_which_patches_there_are() -> None:
+    content = json_of({}) | {"application/merge-patch+json": {"schema": {}}}
+    service = Service(contract({"/things": {"patch": operation(requestBody={"content": content})}}))
+
+    answer = service.request("OPTIONS", "/things")
+
+    assert answer.header(b"accept-patch") == b"application/json, application/merge-patch+json"
+
+
+def test_options_of_the_contract_go_before_ours() -> None:
+    service = Service(contract({"/things": {"get": operation("get"), "options": operation()}}))
+
+    answer = service.request("OPTIONS", "/things")
+
+    assert (answer.status, answer.header(b"allow")) == (204, None)
 
 
 def test_head_is_get_without_the_body(routed: Service) -> None:

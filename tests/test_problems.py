@@ -109,11 +109,11 @@ def test_404_for_a_task_that_is_not_there(alice: Person) -> None:
 @pytest.mark.parametrize(
     ("suffix", "method", "allow"),
     [
-        pytest.param("", "PUT", "GET, HEAD, POST", id="tasks"),
-        pytest.param("", "PROPFIND", "GET, HEAD, POST", id="unknown-method"),
-        pytest.param("/{task}", "POST", "DELETE, GET, HEAD, PATCH, PUT", id="task"),
-        pytest.param("/{task}/complete", "GET", "PATCH", id="complete"),
-        pytest.param("/{task}/complete", "HEAD", "PATCH", id="head"),
+        pytest.param("", "PUT", "GET, HEAD, OPTIONS, POST", id="tasks"),
+        pytest.param("", "PROPFIND", "GET, HEAD, OPTIONS, POST", id="unknown-method"),
+        pytest.param("/{task}", "POST", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT", id="task"),
+        pytest.param("/{task}/complete", "GET", "OPTIONS, PATCH", id="complete"),
+        pytest.param("/{task}/complete", "HEAD", "OPTIONS, PATCH", id="head"),
     ],
 )
 def test_405_lists_every_method_of_the_path(alice: Person, suffix: str, method: str, allow: str) -> None:
