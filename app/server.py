@@ -121,6 +121,8 @@ class Protocol(HttpToolsProtocol):
         if self._is_answering():
             self._answer_last()
             return True
+        # uvicorn's transport would be closed before what was joined is written.
+        self.transport.close()
         return False
 
     def on_response_complete(self) -> None:
