@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 import openapi
 from app.logs import configure_logs, request_logger
-from app.metrics import Metrics
+from app.metrics import Metrics, new_metrics
 from app.middleware import RequestLog
 from app.pages import EXCEPTIONS, ROUTES, contract_routes, to_starlette
 from app.settings import Settings, SettingsError, read_settings
@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> ASGIApp:
         SettingsError: there is no database, or no key.
         UnsupportedConstruct: the contract says something that the engine does not implement.
     """
-    metrics = Metrics() if settings.metrics_port else None
+    metrics = new_metrics()
     on_error = to_starlette(problems.answer)
     # From the outside in: what is not in the contract falls through to the pages.
     middlewares: list[Any] = [
@@ -131,7 +131,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None) -> Callable[[Any], An
                 leeway_seconds=settings.jwt_leeway_seconds,
                 remembered_tokens=settings.jwt_cache_size,
             )
-            async with metrics.looking(pool, verifier) if metrics else nullcontext():
+            async with metrics.writing(pool, verifier) if metrics else nullcontext():
                 yield {
                     "pool": pool,
                     "tasks": Tasks(pool, provision_users=settings.provision_users),

@@ -1,107 +1,131 @@
 """What the service tells Prometheus, for all of its workers together, on a port of its own.
 
-prometheus-client is imported only where metrics are wanted. Each worker counts into files of its own (its
-"multiprocess mode"), which the process that started the workers adds up when it is asked.
+A worker counts in plain numbers, 0.3 us for a request, and writes them to a file of its own once a second. The process
+that started the workers adds the files up when it is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from app.logs import RequestLine
 from db.pool import Pool
 from handlers.tokens import Verifier
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Counter, Histogram
     from prometheus_client.metrics_core import Metric
+
+FOLDER = "TASKPACT_METRICS_FOLDER"
+"""The variable by which workers learn where to write."""
+
+WRITE_SECONDS = 1.0
 
 BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-LOOK_SECONDS = 1.0
-"""How often pool and token cache are looked at: a request costs nothing more for them."""
+GAUGES = {
+    "taskpact_workers": "Processes that serve",
+    "taskpact_database_connections_limit": "Connections that the pools may have",
+    "taskpact_database_connections": "Connections that the pools have",
+    "taskpact_database_connections_idle": "Connections that nobody uses",
+    "taskpact_database_requests_waiting": "Requests that wait for a connection",
+    "taskpact_token_cache_size": "Verified tokens that are remembered",
+}
+
+COUNTERS = {
+    "taskpact_token_cache_hits": "Tokens that were remembered",
+    "taskpact_token_cache_misses": "Tokens that were verified",
+}
+
+
+class Durations(msgspec.Struct):
+    """How long the requests of one operation took that ended with one status."""
+
+    operation: str
+    status: str
+    counts: list[int]
+    seconds: float = 0.0
+
+
+class Snapshot(msgspec.Struct):
+    """What a worker has, and what it counted since it started."""
+
+    durations: list[Durations]
+    errors: dict[str, int]
+    counters: dict[str, int]
+    gauges: dict[str, int]
 
 
 class Metrics:
     """What one worker counts."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        from prometheus_client import Counter, Gauge, Histogram  # noqa: PLC0415
-
-        def gauge(name: str, help_: str) -> Gauge:
-            return Gauge(name, help_, registry=registry, multiprocess_mode="livesum")
-
-        self._duration = Histogram(
-            "taskpact_request_duration_seconds",
-            "Requests that are over, by operation of the contract, or 'none', and status",
-            ["operation", "status"],
-            buckets=BUCKETS_SECONDS,
-            registry=registry,
-        )
-        self._durations: dict[tuple[str | None, int | None], Histogram] = {}
-        self._workers = gauge("taskpact_workers", "Processes that serve")
-        self._limit = gauge("taskpact_database_connections_limit", "Connections that the pools may have")
-        self._open = gauge("taskpact_database_connections", "Connections that the pools have")
-        self._idle = gauge("taskpact_database_connections_idle", "Connections that nobody uses")
-        self._waiting = gauge("taskpact_database_requests_waiting", "Requests that wait for a connection")
-        self._remembered = gauge("taskpact_token_cache_size", "Verified tokens that are remembered")
-        self._errors = Counter(
-            "taskpact_database_errors",
-            "Statements that failed, by SQLSTATE class, or 'connection' or 'timeout'",
-            ["sqlstate_class"],
-            registry=registry,
-        )
-        self._hits = Counter("taskpact_token_cache_hits", "Tokens that were remembered", registry=registry)
-        self._misses = Counter("taskpact_token_cache_misses", "Tokens that were verified", registry=registry)
-        self._seen: dict[Counter, int] = {}
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / f"{os.getpid()}.json"
+        self._durations: dict[tuple[str | None, int | None], Durations] = {}
 
     def observe(self, line: RequestLine) -> None:
         """Counts a request that is over."""
-        # Resolving labels costs as much again as counting.
         key = line.operation, line.status
-        duration = self._durations.get(key)
-        if duration is None:
-            duration = self._durations[key] = self._duration.labels(line.operation or "none", line.status or "none")
-        duration.observe(line.milliseconds / 1000)
-
-    def look(self, pool: Pool, verifier: Verifier) -> None:
-        """Takes over what pool and verifier know of themselves."""
-        self._workers.set(1)
-        self._limit.set(pool.limit)
-        self._open.set(pool.open)
-        self._idle.set(pool.idle)
-        self._waiting.set(pool.waiting)
-        self._remembered.set(verifier.remembered)
-        self._follow(self._hits, verifier.hits)
-        self._follow(self._misses, verifier.misses)
-        for sqlstate_class, count in pool.errors.items():
-            self._follow(self._errors.labels(sqlstate_class), count)
-
-    def _follow(self, counter: Counter, count: int) -> None:
-        counter.inc(count - self._seen.get(counter, 0))
-        self._seen[counter] = count
+        durations = self._durations.get(key)
+        if durations is None:
+            counts = [0] * (len(BUCKETS_SECONDS) + 1)
+            durations = Durations(line.operation or "none", str(line.status or "none"), counts)
+            self._durations[key] = durations
+        seconds = line.milliseconds / 1000
+        durations.counts[bisect_left(BUCKETS_SECONDS, seconds)] += 1
+        durations.seconds += seconds
 
     @asynccontextmanager
-    async def looking(self, pool: Pool, verifier: Verifier) -> AsyncIterator[None]:
-        """Looks at them from time to time, and when they are done with."""
+    async def writing(self, pool: Pool, verifier: Verifier) -> AsyncIterator[None]:
+        """Writes from time to time, and in the end."""
 
-        async def look() -> None:
+        async def write() -> None:
             while True:
-                self.look(pool, verifier)
-                await asyncio.sleep(LOOK_SECONDS)
+                # A file system may keep whoever writes waiting; no request shall wait with it.
+                await asyncio.to_thread(self._write, self._snapshot(pool, verifier))
+                await asyncio.sleep(WRITE_SECONDS)
 
-        task = asyncio.create_task(look())
+        task = asyncio.create_task(write())
         try:
             yield
         finally:
             task.cancel()
-            self.look(pool, verifier)
+            with suppress(asyncio.CancelledError):
+                await task
+            self._write(self._snapshot(pool, verifier))
+
+    def _snapshot(self, pool: Pool, verifier: Verifier) -> bytes:
+        gauges = (1, pool.limit, pool.open, pool.idle, pool.waiting, verifier.remembered)
+        counters = (verifier.hits, verifier.misses)
+        snapshot = Snapshot(
+            durations=list(self._durations.values()),
+            errors=pool.errors,
+            counters=dict(zip(COUNTERS, counters, strict=True)),
+            gauges=dict(zip(GAUGES, gauges, strict=True)),
+        )
+        return msgspec.json.encode(snapshot)
+
+    def _write(self, snapshot: bytes) -> None:
+        # Whoever reads finds the old file or the new one, whole.
+        new = self._path.with_suffix(".new")
+        new.write_bytes(snapshot)
+        new.replace(self._path)
+
+
+def new_metrics() -> Metrics | None:
+    """This worker's metrics, where somebody serves them."""
+    folder = os.environ.get(FOLDER)
+    return Metrics(Path(folder)) if folder else None
 
 
 @contextmanager
@@ -111,35 +135,74 @@ def metrics_server(host: str, port: int) -> Iterator[None]:
     Raises:
         OSError: it cannot listen there.
     """
-    with TemporaryDirectory(prefix="taskpact-metrics-") as folder:
-        # The library looks for it when it is imported, here and in the workers.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - only where it is wanted
 
+    with TemporaryDirectory(prefix="taskpact-metrics-") as folder:
+        os.environ[FOLDER] = folder
         registry = CollectorRegistry()
-        registry.register(_LivingWorkers(Path(folder)))
+        registry.register(_Workers(Path(folder)))
         server, thread = start_http_server(port, host, registry)
         try:
             yield
         finally:
+            del os.environ[FOLDER]
             server.shutdown()
             server.server_close()
             thread.join()
 
 
-class _LivingWorkers:
-    """Adds up what the workers counted; what a dead one counted stays, what it had is gone."""
+class _Workers:
+    """All workers together: what a dead one counted stays, what it had is gone."""
 
     def __init__(self, folder: Path) -> None:
-        from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
-
         self._folder = folder
-        self._collector = MultiProcessCollector(None, str(folder))
 
     def collect(self) -> Iterator[Metric]:
-        for path in self._folder.glob("gauge_live*.db"):
-            try:
-                os.kill(int(path.stem.rpartition("_")[2]), 0)
-            except ProcessLookupError:
-                path.unlink()
-        yield from self._collector.collect()
+        from prometheus_client.core import (  # noqa: PLC0415 - as above
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
+
+        durations: dict[tuple[str, str], Durations] = {}
+        errors, counters, gauges = Counter[str](), Counter[str](), Counter[str]()
+        for path in self._folder.glob("*.json"):
+            snapshot = msgspec.json.decode(path.read_bytes(), type=Snapshot)
+            errors.update(snapshot.errors)
+            counters.update(snapshot.counters)
+            if _is_alive(int(path.stem)):
+                gauges.update(snapshot.gauges)
+            for each in snapshot.durations:
+                known = durations.setdefault((each.operation, each.status), each)
+                if known is not each:
+                    known.counts = [sum(pair) for pair in zip(known.counts, each.counts, strict=True)]
+                    known.seconds += each.seconds
+        requests = HistogramMetricFamily(
+            "taskpact_request_duration_seconds",
+            "Requests that are over, by operation of the contract, or 'none', and status",
+            labels=["operation", "status"],
+        )
+        bounds = [*map(str, BUCKETS_SECONDS), "+Inf"]
+        for labels, known in durations.items():
+            requests.add_metric(labels, list(zip(bounds, accumulate(known.counts), strict=True)), known.seconds)
+        yield requests
+        failures = CounterMetricFamily(
+            "taskpact_database_errors",
+            "Statements that failed, by SQLSTATE class, or 'connection' or 'timeout'",
+            labels=["sqlstate_class"],
+        )
+        for sqlstate_class, count in errors.items():
+            failures.add_metric([sqlstate_class], count)
+        yield failures
+        for name, help_ in COUNTERS.items():
+            yield CounterMetricFamily(name, help_, value=counters[name])
+        for name, help_ in GAUGES.items():
+            yield GaugeMetricFamily(name, help_, value=gauges[name])
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
