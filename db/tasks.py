@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
@@ -15,6 +15,7 @@ from db.connection import Row
 from db.pool import Pool
 from db.statements import (
     CREATE,
+    CREATE_ONCE,
     DELETE,
     GET,
     LIST,
@@ -48,13 +49,15 @@ class UserUnknown(Exception):
     """The user has no row, and the service does not make one. Becomes 401."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class User:
     """Who asks: the token's `sub`, and what it says about the person."""
 
     id: str
     email: str | None = None
     name: str | None = None
+    is_recorded: bool = field(default=False, compare=False)
+    """Whether a write has told the database all this; the next ones need not say it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Tasks:
     """Every user's tasks, each reached only as that user."""
 
     def __init__(self, pool: Pool, *, provision_users: bool = True) -> None:
-        """With `provision_users`, a user's row is made at their first write, and follows the token with each.
+        """With `provision_users`, a user's row is made at their first write, and follows each new token with its first.
 
         Without, somebody else keeps the users: who has no row is unknown, and email and name stay as they are.
         """
@@ -112,23 +115,22 @@ class Tasks:
             UserUnknown: the user has no row, and none is to be made (401).
         """
         task_id = str(uuid_utils.uuid7())
-        statement = CREATE[self._provision_users, idempotency_key is not None]
-        values = statement.values(
-            user_id=user.id.encode(),
-            **self._profile(user),
-            task_id=task_id.encode(),
-            title=title.encode(),
-            description=_text(description),
-            idempotency_key=_text(idempotency_key),
-            idempotency_fingerprint=None if idempotency_key is None else _fingerprint(title, description),
-        )
+        values = {
+            "task_id": task_id.encode(),
+            "title": title.encode(),
+            "description": _text(description),
+            "idempotency_key": _text(idempotency_key),
+            "idempotency_fingerprint": None if idempotency_key is None else _fingerprint(title, description),
+        }
+        create = CREATE if idempotency_key is None else CREATE_ONCE
         try:
-            rows = await self._pool.run(user.id, statement, values)
+            rows = await self._write(create, user, values)
         except errors.ForeignKeyViolation:
             if not self._provision_users:
                 raise UserUnknown from None
-            # The user's row was there when the statement began, and was deleted before it ended. Now it makes another.
-            rows = await self._pool.run(user.id, statement, values)
+            # The user's row was there, and was deleted meanwhile. Now it makes another.
+            user.is_recorded = False
+            rows = await self._write(create, user, values)
         if not rows:
             raise IdempotencyKeyReused
         task, version, *ids = rows[0]
@@ -141,7 +143,12 @@ class Tasks:
         Raises:
             TaskNotFound: the user has no such task (404).
         """
-        return await self._one(GET, user, task_id, None)
+        values = GET.values(user_id=user.id.encode(), task_id=task_id.encode())
+        rows = await self._pool.run(user.id, GET, values)
+        if not rows:
+            await self._check_user(user)
+            raise TaskNotFound
+        return _task(rows[0])
 
     async def replace(
         self,
@@ -159,10 +166,11 @@ class Tasks:
             TaskNotFound: the user has no such task (404).
             VersionMismatch: it is none of `versions` (412).
         """
-        return await self._one(
+        rows = await self._change(
             REPLACE, user, task_id, versions,
             title=title.encode(), description=_text(description), completed=BOOLEANS[completed],
         )  # fmt: skip
+        return _task(rows[0])
 
     async def update(
         self,
@@ -180,11 +188,12 @@ class Tasks:
             TaskNotFound: the user has no such task (404).
             VersionMismatch: it is none of `versions` (412).
         """
-        return await self._one(
+        rows = await self._change(
             UPDATE, user, task_id, versions,
             title=_text(title), has_description=BOOLEANS[description is not KEEP],
             description=description.encode() if isinstance(description, str) else None, completed=BOOLEANS[completed],
         )  # fmt: skip
+        return _task(rows[0])
 
     async def toggle(self, user: User, task_id: str, *, versions: Collection[int] | None) -> TaskRow:
         """Completes the task, or takes that back, whichever it was.
@@ -193,7 +202,8 @@ class Tasks:
             TaskNotFound: the user has no such task (404).
             VersionMismatch: it is none of `versions` (412).
         """
-        return await self._one(TOGGLE, user, task_id, versions)
+        rows = await self._change(TOGGLE, user, task_id, versions)
+        return _task(rows[0])
 
     async def delete(self, user: User, task_id: str, *, versions: Collection[int] | None) -> None:
         """Removes the task for good.
@@ -202,43 +212,40 @@ class Tasks:
             TaskNotFound: the user has no such task (404).
             VersionMismatch: it is none of `versions` (412).
         """
-        await self._rows(DELETE, user, task_id, versions)
+        await self._change(DELETE, user, task_id, versions)
 
-    async def _one(
+    async def _change(
         self,
-        statement: Statement,
-        user: User,
-        task_id: str,
-        versions: Collection[int] | None,
-        **values: bytes | None,
-    ) -> TaskRow:
-        rows = await self._rows(statement, user, task_id, versions, **values)
-        return _task(rows[0])
-
-    async def _rows(
-        self,
-        statement: Statement,
+        statements: Mapping[bool, Statement],
         user: User,
         task_id: str,
         versions: Collection[int] | None,
         **values: bytes | None,
     ) -> list[Row]:
-        key = {"user_id": user.id.encode(), "task_id": task_id.encode(), **self._profile(user)}
-        known = None if versions is None else b"{%s}" % b",".join(b"%d" % version for version in versions)
-        rows = await self._pool.run(user.id, statement, statement.values(**key, versions=known, **values))
+        values["task_id"] = task_id.encode()
+        values["versions"] = None if versions is None else b"{%s}" % b",".join(b"%d" % version for version in versions)
+        rows = await self._write(statements, user, values)
         if not rows:
             # Only a failure costs a second round trip: which one was it?
-            if known is not None and await self._pool.run(user.id, TASK_EXISTS, TASK_EXISTS.values(**key)):
+            if versions is not None and await self._pool.run(user.id, TASK_EXISTS, TASK_EXISTS.values(**values)):
                 raise VersionMismatch
             await self._check_user(user)
             raise TaskNotFound
         return rows
 
-    def _profile(self, user: User) -> dict[str, bytes | None]:
-        """What the statements write about the person, None where nothing is said."""
-        if not self._provision_users:
-            return {"email": None, "name": None}
-        return {"email": _text(user.email), "name": _text(user.name)}
+    async def _write(
+        self, statements: Mapping[bool, Statement], user: User, values: dict[str, bytes | None]
+    ) -> list[Row]:
+        """Runs a write, and records the user with it unless that has been done, or is somebody else's to do."""
+        values["user_id"] = user.id.encode()
+        if not self._provision_users or user.is_recorded:
+            statement = statements[False]
+            return await self._pool.run(user.id, statement, statement.values(**values))
+        statement = statements[True]
+        values |= {"email": _text(user.email), "name": _text(user.name)}
+        rows = await self._pool.run(user.id, statement, statement.values(**values))
+        user.is_recorded = True
+        return rows
 
     async def _check_user(self, user: User) -> None:
         if not self._provision_users:

@@ -254,9 +254,10 @@ def test_filter_and_policies_each_hold_alone(
 ) -> None:
     url, task_ids = two_owners
     if not has_filter:
-        for name in ("GET", "REPLACE", "UPDATE", "TOGGLE", "DELETE"):
-            monkeypatch.setattr(db.tasks, name, unfiltered(getattr(statements, name)))
-        monkeypatch.setattr(db.tasks, "LIST", {key: unfiltered(value) for key, value in statements.LIST.items()})
+        monkeypatch.setattr(db.tasks, "GET", unfiltered(statements.GET))
+        for name in ("LIST", "REPLACE", "UPDATE", "TOGGLE", "DELETE"):
+            variants = getattr(statements, name)
+            monkeypatch.setattr(db.tasks, name, {key: unfiltered(value) for key, value in variants.items()})
     if not has_policies:
         with psycopg.connect(url, autocommit=True) as owner:
             owner.execute("alter table tasks disable row level security")

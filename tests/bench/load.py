@@ -78,9 +78,9 @@ def run_pgbench(database_url: str, operation: str, *, connections: int, seconds:
     statement = {
         "read": GET,
         "list": LIST[False, False],
-        "create": CREATE[True, False],
-        "replace": REPLACE,
-        "toggle": TOGGLE,
+        "create": CREATE[False],
+        "replace": REPLACE[False],
+        "toggle": TOGGLE[False],
     }[operation]
     script = f"\\startpipeline\n{_to_pgbench(CLAIMS, {})};\n{_to_pgbench(statement, constants)};\n\\endpipeline\n"
     if operation == "create":
