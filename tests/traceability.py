@@ -1,7 +1,7 @@
 """Writes docs/traceability.md: each requirement, its operations, and its tests with their last results.
 
     python tests/traceability.py   a second, after any edit of a test, the contract or REQUIREMENTS.md: links name lines
-    tox run -e matrix              runs first what did not pass here yet; with `-- --run all`, every test that is listed
+    tox run -e matrix              runs first what did not wholly pass here; `-- --run all`: every test that is listed
 
 Numbers and lines are read from the sources. Results come from wherever tests run: pytest, in whichever environment,
 leaves them in its cache, so that nothing runs twice to be counted. What never ran here keeps the result that the
@@ -189,6 +189,14 @@ def results_seen() -> dict[str, str]:
     return seen
 
 
+def cases() -> dict[str, int]:
+    """How many cases each test has: one, unless it is parametrized."""
+    command = [PYTEST, "--collect-only", "-q", *{proof.path for proof in proofs()}]
+    listed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    counts = Counter(line.partition("[")[0] for line in listed.splitlines())
+    return {proof.id: counts[proof.id] for proof in proofs()}
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Remembers the result of each test that ran with all its cases; one that was skipped has none."""
     if any("[" in argument for argument in config.args):
@@ -213,9 +221,11 @@ def main() -> bool:
     parser.add_argument("--run", choices=["unproven", "all"], help="run these tests first")
     run = parser.parse_args().run
 
-    seen = {} if run == "all" else results_seen()
-    unproven = [proof.id for proof in proofs() if not re.fullmatch(r"\d+ passed", seen.get(proof.id, NOT_RUN))]
-    failed = bool(run and unproven) and subprocess.run([PYTEST, *unproven], cwd=ROOT, check=False).returncode != 0
+    failed = False
+    if run:
+        proven = {} if run == "all" else results_seen()
+        ids = [test for test, number in cases().items() if proven.get(test) != f"{number} passed"]
+        failed = bool(ids) and subprocess.run([PYTEST, *ids], cwd=ROOT, check=False).returncode != 0
 
     committed = MATRIX.read_text()
     if os.environ.get("CI") != "true":
