@@ -38,7 +38,7 @@ class Commands(click.Group):
             message = f"the database refused: {schema.explain(error)}"
         except schema.SchemaMismatch as error:
             message = f"the database's schema is none that this release knows: {error}"
-        except (SettingsError, EmbeddedUnavailable) as error:
+        except (SettingsError, EmbeddedUnavailable, schema.MigrationBlocked) as error:
             message = str(error)
         raise click.ClickException(" ".join(message.split()))
 
@@ -78,11 +78,12 @@ def serve(**given: object) -> None:
 
 
 @main.command()
-def migrate() -> None:
+@click.option("--sql", is_flag=True, help="Only print what would be done, for psql.")
+def migrate(*, sql: bool) -> None:
     """Bring the database's schema to the version that this service needs."""
     with _database(read_settings()) as url:
-        schema.migrate(url)
-    click.echo(f"The schema is at {schema.head()}.")
+        said = schema.migration_sql(url) if sql else f"The schema is at {schema.migrate(url)}.\n"
+    click.echo(said, nl=False)
 
 
 @main.command()

@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from db.schema import is_at_head
+from db.schema import check_version
 from handlers.problems import Ending
 
 OnError = Callable[[Request, Exception], Response]
@@ -26,16 +26,16 @@ async def healthz(_request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Answers 200 when the database answers, its schema is this service's, and the service is not about to end.
+    """Answers 200 when the database answers, its schema suffices, and the service is not about to end.
 
     Raises:
         Ending: it is about to end (503).
         DatabaseUnavailable: it does not answer (503).
-        SchemaMismatch: its schema is another (503).
+        SchemaMismatch: its schema is older, or none of ours (503).
     """
     if hasattr(request.state, "is_ending"):
         raise Ending
-    await is_at_head(request.state.pool)
+    await check_version(request.state.pool)
     return Response(b'{"status":"ready"}', media_type="application/json")
 
 

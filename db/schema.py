@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import random
+import re
+import time
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import sqlalchemy
+from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, Engine, NullPool, text
 from sqlalchemy.exc import DBAPIError
@@ -16,9 +23,29 @@ from db.pool import Pool
 from db.statements import API_ROLE, SCHEMA_VERSION, USER_ID_SETTING
 from db.url import to_conninfo
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 VERSIONS = Path(__file__).with_name("migrations") / "versions"
 
+VERSION = re.compile("[0-9]{4}")
+
 CONNECT_SECONDS = 10
+
+LOCK_SECONDS = 1
+"""How long a migration may wait for a lock: meanwhile, whoever comes after it waits too."""
+
+LOCK_ATTEMPTS = 30
+LOCK_PAUSE_SECONDS = (1.0, 3.0)
+
+MIGRATION_GUARDS = (
+    f"set local lock_timeout = '{LOCK_SECONDS}s'",
+    # Several instances may start at once: one migrates, the others wait and find nothing to do.
+    "select pg_advisory_xact_lock(hashtext('taskpact.migrations'))",
+)
+"""What a migration's transaction begins with."""
+
+logger = logging.getLogger("taskpact")
 
 OWNER_COLUMNS = {"users": "id", "tasks": "user_id"}
 """The column of each table that says whose a row is."""
@@ -26,6 +53,10 @@ OWNER_COLUMNS = {"users": "id", "tasks": "user_id"}
 
 class SchemaMismatch(Exception):
     """The database's schema is not one that this service knows, or not the one that it needs. Becomes 503."""
+
+
+class MigrationBlocked(Exception):
+    """Others hold locks that the migration needs, for too long. Nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +92,95 @@ def head() -> str:
     return max(path.name for path in VERSIONS.glob("[0-9]*.py")).partition("_")[0]
 
 
-def migrate(url: str, revision: str = "head") -> None:
-    """Brings the database up to a version of the schema (or down, if it is beyond it), in one transaction.
+def suffices(version: str | None) -> bool:
+    """Whether this service runs on that version of the schema: its own or a newer one.
+
+    A migration changes nothing that the release before it needs. What nobody needs any more is removed by a later one.
+    """
+    return version is not None and VERSION.fullmatch(version) is not None and version >= head()
+
+
+def migrate(url: str, revision: str = "head") -> str | None:
+    """Brings the database up to a version of the schema (or down, if it is beyond it), in one transaction; tells it.
+
+    One that a newer release has migrated stays as it is. Where others hold locks that the migration needs, it gives up
+    soon, so that nobody waits behind it, and tries again.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database refused, or cannot be reached.
         SchemaMismatch: one of the versions is none of ours.
+        MigrationBlocked: no attempt got the locks.
     """
-    # Alembic takes 8 MiB, which a process that serves does without.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
+        try:
+            return _migrate(url, revision)
+        except DBAPIError as error:
+            if not isinstance(error.orig, errors.LockNotAvailable | errors.DeadlockDetected):
+                raise
+            if attempt < LOCK_ATTEMPTS:
+                logger.warning("The migration waits for other transactions: attempt %d failed.", attempt)
+                time.sleep(random.uniform(*LOCK_PAUSE_SECONDS))  # noqa: S311 - nothing to guess
+    raise MigrationBlocked(
+        "other transactions hold locks that the migration needs: end them (pg_stat_activity shows them), and try again;"
+        " nothing was changed"
+    )
+
+
+def migration_sql(url: str) -> str:
+    """The SQL that would bring the database to this service's version, for psql; empty where it is there.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: the database cannot be reached.
+        SchemaMismatch: its version is none of ours.
+    """
+    from alembic import command  # noqa: PLC0415 - as below
     from alembic.util import CommandError  # noqa: PLC0415
 
-    config = Config()
+    with create_engine(url).connect() as connection:
+        current = _current(connection)
+    if suffices(current):
+        return ""
+    output = StringIO()
+    try:
+        command.upgrade(_alembic(output), f"{current or 'base'}:head", sql=True)
+    except CommandError as error:
+        raise SchemaMismatch(str(error)) from None
+    return output.getvalue()
+
+
+def _alembic(output: StringIO | None = None) -> Config:
+    # Alembic takes 8 MiB, which a process that serves does without.
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config(output_buffer=output)
     config.set_main_option("script_location", "db:migrations")
+    return config
+
+
+def _migrate(url: str, revision: str) -> str | None:
+    from alembic import command  # noqa: PLC0415 - as above
+    from alembic.util import CommandError  # noqa: PLC0415
+
+    config = _alembic()
     with create_engine(url).begin() as connection:
         config.attributes["connection"] = connection
-        # Several instances may start at once: one migrates, the others wait and find nothing to do.
-        connection.execute(text("select pg_advisory_xact_lock(hashtext('taskpact.migrations'))"))
+        for guard in MIGRATION_GUARDS:
+            connection.execute(text(guard))
+        current = _current(connection)
+        if revision == "head" and suffices(current):
+            return current
         try:
             if revision == "base":
                 command.downgrade(config, revision)
                 # Alembic's own table would stay, empty.
                 connection.execute(text("drop table alembic_version"))
-            elif revision < (_current(connection) or ""):
+            elif revision < (current or ""):
                 command.downgrade(config, revision)
             else:
                 command.upgrade(config, revision)
         except CommandError as error:
             raise SchemaMismatch(str(error)) from None
+        return _current(connection)
 
 
 def check(url: str) -> list[Check]:
@@ -117,15 +208,15 @@ def examine(connection: Connection) -> list[Check]:
     return checks
 
 
-async def is_at_head(pool: Pool) -> None:
+async def check_version(pool: Pool) -> None:
     """Asks a running service's database for its schema, as the service would ask for tasks.
 
     Raises:
         DatabaseUnavailable: it does not answer (503).
-        SchemaMismatch: it is at another version (503).
+        SchemaMismatch: it is at an older version, or none of ours (503).
     """
     rows = await pool.run("", SCHEMA_VERSION, ())
-    if rows != [(head().encode(),)]:
+    if not any(suffices(version.decode()) for (version,) in rows if version is not None):
         raise SchemaMismatch
 
 
@@ -176,7 +267,11 @@ def _check_schema(connection: Connection) -> Check:
     current, needed = _current(connection), head()
     if current is None:
         return Check("schema", False, "the database is empty: run `taskpact migrate`")
-    if current != needed:
+    if not VERSION.fullmatch(current):
+        return Check(
+            "schema", False, f"the schema is at {current}, which is none of ours: it belongs to another service"
+        )
+    if not suffices(current):
         return Check("schema", False, f"the schema is at {current}, the service needs {needed}: run `taskpact migrate`")
     for table in OWNER_COLUMNS:
         row = connection.execute(
@@ -195,7 +290,7 @@ def _check_schema(connection: Connection) -> Check:
         schema, may_change = row
         if may_change:
             return Check("schema", False, f"{API_ROLE} may change {table} or its schema {schema}: revoke that from it")
-    return Check("schema", True, f"at {needed}")
+    return Check("schema", True, f"at {current}" + (f", newer than {needed}" if current != needed else ""))
 
 
 def _check_policies(connection: Connection) -> Check:
