@@ -43,6 +43,7 @@ REQUEST_HEADERS = (
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
+    "Prefer",
     "Traceparent",
     "X-Request-Id",
 )
@@ -53,6 +54,7 @@ RESPONSE_HEADERS = (
     "ETag",
     "Link",
     "Location",
+    "Preference-Applied",
     "Retry-After",
     "WWW-Authenticate",
     "X-Request-Id",

@@ -67,6 +67,7 @@ PROBLEMS: dict[type[Exception] | int, Problem] = {
     TaskNotFound: Problem("task-not-found", 404, "Task not found", "You have no task with this id."),
     405: Problem("method-not-allowed", 405, "Method not allowed", "The path does not have this method."),
     408: Problem("request-timeout", 408, "Request timeout", "The request did not come to its end in time."),
+    406: Problem("not-acceptable", 406, "Not acceptable"),
     VersionMismatch: Problem(
         "precondition-failed", 412, "Precondition failed", "The task is not the one that If-Match names."
     ),

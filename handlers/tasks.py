@@ -13,8 +13,11 @@ from db.tasks import KEEP, TaskRow, Tasks, User
 JSON = "application/json"
 PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
 PRIVATE_PAGE = {"Cache-Control": "private, no-cache", "Vary": "Accept, Accept-Encoding"}
+MINIMAL = {"Preference-Applied": "return=minimal"}
 
 ENTITY_TAG = re.compile(r'(W/)?"([^"]*)"')
+PREFERENCE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+RETURN = re.compile(r'[ \t]*(?i:return)[ \t]*=[ \t]*"?([!#$%&\'*+.^_`|~0-9A-Za-z-]+)"?[ \t]*(?:;|$)')
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -33,7 +36,7 @@ async def list_tasks(
 
 
 async def create_task(
-    tasks: Tasks, user: User, body: dict[str, Any], idempotency_key: str | None = None
+    tasks: Tasks, user: User, body: dict[str, Any], *, idempotency_key: str | None = None, prefer: str | None = None
 ) -> ConnexionResponse:
     """Creates a task, or finds the one that the same request created before, and answers it, with its place.
 
@@ -44,7 +47,8 @@ async def create_task(
     task_id, task = await tasks.create(
         user, title=body["title"], description=body.get("description"), idempotency_key=idempotency_key
     )
-    return _answer(task, status=201, headers={"Location": _path(user, task_id)})
+    location = {"Location": _path(user, task_id)}
+    return _minimal(task, location) if prefers_minimal(prefer) else _answer(task, status=201, headers=location)
 
 
 async def get_task(tasks: Tasks, user: User, task_id: str, if_none_match: str | None = None) -> ConnexionResponse:
@@ -60,7 +64,13 @@ async def get_task(tasks: Tasks, user: User, task_id: str, if_none_match: str | 
 
 
 async def replace_task(
-    tasks: Tasks, user: User, task_id: str, body: dict[str, Any], if_match: str | None = None
+    tasks: Tasks,
+    user: User,
+    task_id: str,
+    body: dict[str, Any],
+    *,
+    if_match: str | None = None,
+    prefer: str | None = None,
 ) -> ConnexionResponse:
     """Replaces a task's title and description and answers the task.
 
@@ -76,11 +86,17 @@ async def replace_task(
         completed=body.get("completed"),
         versions=versions(if_match),
     )
-    return _answer(task)
+    return _changed(task, prefer)
 
 
 async def update_task(
-    tasks: Tasks, user: User, task_id: str, body: dict[str, Any], if_match: str | None = None
+    tasks: Tasks,
+    user: User,
+    task_id: str,
+    body: dict[str, Any],
+    *,
+    if_match: str | None = None,
+    prefer: str | None = None,
 ) -> ConnexionResponse:
     """Changes the members sent, as a merge patch does (RFC 7396), and answers the task.
 
@@ -96,7 +112,7 @@ async def update_task(
         completed=body.get("completed"),
         versions=versions(if_match),
     )
-    return _answer(task)
+    return _changed(task, prefer)
 
 
 async def delete_task(tasks: Tasks, user: User, task_id: str, if_match: str | None = None) -> ConnexionResponse:
@@ -111,7 +127,7 @@ async def delete_task(tasks: Tasks, user: User, task_id: str, if_match: str | No
 
 
 async def toggle_task_completion(
-    tasks: Tasks, user: User, task_id: str, if_match: str | None = None
+    tasks: Tasks, user: User, task_id: str, *, if_match: str | None = None, prefer: str | None = None
 ) -> ConnexionResponse:
     """Completes a task, or takes that back, and answers the task, with its place.
 
@@ -120,7 +136,7 @@ async def toggle_task_completion(
         VersionMismatch: it is none of those in If-Match (412).
     """
     task = await tasks.toggle(user, task_id, versions=versions(if_match))
-    return _answer(task, headers={"Content-Location": _path(user, task_id)})
+    return _changed(task, prefer, {"Content-Location": _path(user, task_id)})
 
 
 def _path(user: User, task_id: str) -> str:
@@ -145,6 +161,22 @@ def versions(if_match: str | None) -> list[int] | None:
 def matches(if_none_match: str, version: int) -> bool:
     """Whether an If-None-Match header names this version (RFC 9110, section 13.1.2); the comparison is a weak one."""
     return if_none_match.strip() == "*" or any(tag == str(version) for _, tag in ENTITY_TAG.findall(if_none_match))
+
+
+def prefers_minimal(prefer: str | None) -> bool:
+    """Whether a Prefer header asks for `return=minimal`; of several `return`s the first counts (RFC 7240)."""
+    if prefer is None:
+        return False
+    returns = filter(None, map(RETURN.match, PREFERENCE.findall(prefer)))
+    return next((found[1] for found in returns), None) == "minimal"
+
+
+def _changed(task: TaskRow, prefer: str | None, content_headers: dict[str, str] | None = None) -> ConnexionResponse:
+    return _minimal(task) if prefers_minimal(prefer) else _answer(task, headers=content_headers)
+
+
+def _minimal(task: TaskRow, headers: dict[str, str] | None = None) -> ConnexionResponse:
+    return ConnexionResponse(204, headers={**(headers or {}), "ETag": entity_tag(task.version), **MINIMAL})
 
 
 def _answer(task: TaskRow, *, status: int = 200, headers: dict[str, str] | None = None) -> ConnexionResponse:

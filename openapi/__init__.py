@@ -7,6 +7,7 @@ serve any other contract:
     errors       what a request, a response or a contract can do wrong
     schemas      OpenAPI schema objects -> compiled validators
     parameters   parameter objects -> readers of path, query and headers
+    negotiation  what a client accepts
     bodies       request bodies -> readers of JSON
     responses    response objects -> checks of what leaves
     operations   an operation: security, parameters, body, handler, response, in this order

@@ -4,6 +4,7 @@
     ├── UnsupportedConstruct            the contract uses what the engine does not implement: the start fails
     └── connexion.ProblemException      each with the status that it becomes
         ├── OAuthProblem                401, no bearer token                     (Connexion's)
+        ├── NotAcceptable               406, the client wants no media type of ours
         ├── UnsupportedMediaTypeProblem 415, a body of another media type        (Connexion's)
         ├── ContentTooLarge             413
         ├── InvalidRequest              422, with `errors`
@@ -14,6 +15,8 @@ An unknown path is left to the next application; a method that a path lacks is S
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from connexion.exceptions import ProblemException
 
@@ -27,6 +30,13 @@ class UnsupportedConstruct(Exception):
     def __init__(self, pointer: str, construct: str) -> None:
         super().__init__(f"{pointer}: {construct} is not supported")
         self.pointer = pointer
+
+
+class NotAcceptable(ProblemException):
+    """The client accepts no media type that the operation answers with. Becomes 406."""
+
+    def __init__(self, media_types: Iterable[str]) -> None:
+        super().__init__(status=406, detail=f"The answer can only be one of: {', '.join(media_types)}.")  # type: ignore[no-untyped-call]
 
 
 class ContentTooLarge(ProblemException):

@@ -9,6 +9,10 @@ NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+(/[!#$%&'*+.^_`|~0-9a-z-]+)?")
 WEIGHT = re.compile(r"q=([01]|[01]?\.[0-9]{1,9}|[01]\.)")
 
 
+REMEMBERED_BYTES = 256
+"""Longer fields than clients send are read anew each time, so that what is remembered stays small."""
+
+
 def weights(field: bytes) -> dict[str, float]:
     """The members of a list by name, in lower case, each with its weight; what is malformed is left out.
 
@@ -23,9 +27,13 @@ def weights(field: bytes) -> dict[str, float]:
     return found
 
 
-@lru_cache(maxsize=256)
 def accepts(field: bytes, media_types: tuple[str, ...]) -> bool:
     """Whether an Accept header admits one of the media types; the most specific range counts (section 12.5.1)."""
+    return (_accepts if len(field) <= REMEMBERED_BYTES else _accepts.__wrapped__)(field, media_types)
+
+
+@lru_cache(maxsize=1024)
+def _accepts(field: bytes, media_types: tuple[str, ...]) -> bool:
     ranges = weights(field)
     return not ranges or any(
         ranges.get(media_type, ranges.get(f"{media_type.partition('/')[0]}/*", ranges.get("*/*", 0.0)))
@@ -33,7 +41,6 @@ def accepts(field: bytes, media_types: tuple[str, ...]) -> bool:
     )
 
 
-@lru_cache(maxsize=256)
 def prefers_gzip(field: bytes) -> bool:
     """Whether an Accept-Encoding header admits gzip and does not like the plain form better (section 12.5.3)."""
     codings = weights(field)

@@ -17,7 +17,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope
 
 from openapi.bodies import RequestBody
-from openapi.errors import InvalidRequest, UnsupportedConstruct, pointer_token
+from openapi.errors import InvalidRequest, NotAcceptable, UnsupportedConstruct, pointer_token
+from openapi.negotiation import accepts
 from openapi.parameters import ABSENT, Parameter, read_query
 from openapi.responses import RawHeader, Response
 
@@ -75,6 +76,15 @@ class Operation:
             else None
         )
         self.responses = dict(_responses(specification["responses"], f"{pointer}/responses"))
+        # Where no answer has content, there is nothing to accept. A problem is told in its own media type to anybody.
+        self.media_types = tuple(
+            dict.fromkeys(
+                media_type
+                for status, response in self.responses.items()
+                if status < "400"
+                for media_type in response.validators
+            )
+        )
         self.wanted = self._wanted(arguments.union(state_names))
         self.wanted_state = tuple(self.wanted - arguments)
 
@@ -104,6 +114,7 @@ class Operation:
 
         Raises:
             OAuthProblem: there is no bearer token (401).
+            NotAcceptable: the client accepts no media type of ours (406).
             UnsupportedMediaTypeProblem, ContentTooLarge, InvalidRequest: see `RequestBody.read` and `Parameter.read`.
             Exception: whatever the handler and the contract's `x-bearerInfoFunc` raise.
         """
@@ -119,6 +130,9 @@ class Operation:
                 raise OAuthProblem(detail="The token is not valid.")
             if "user" in self.wanted:
                 arguments["user"] = user
+        accept = headers.get(b"accept")
+        if accept and self.media_types and not accepts(accept, self.media_types):
+            raise NotAcceptable(self.media_types)
         self._read_parameters(arguments, scope["query_string"], headers, path_values)
         if self.body:
             body = await self.body.read(headers, receive)

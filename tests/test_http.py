@@ -140,6 +140,59 @@ def test_answers_say_what_they_depend_on(database_url: str, alice: Person) -> No
     assert answer.headers["vary"] == "Accept, Origin"
 
 
+WRITES = [
+    pytest.param("POST", "", {"title": "x"}, 201, id="create"),
+    pytest.param("PUT", "/{id}", {"title": "y"}, 200, id="replace"),
+    pytest.param("PATCH", "/{id}", {"title": "y"}, 200, id="update"),
+    pytest.param("PATCH", "/{id}/complete", None, 200, id="toggle"),
+]
+
+MINIMAL = [
+    ("return=minimal", True),
+    ('RETURN = "minimal"', True),
+    ("respond-async, wait=10, return=minimal; foo=bar", True),
+    ('x="a, return=representation", return=minimal', True),
+    ("return=minimal, return=representation", True),
+    ("return=representation, return=minimal", False),
+    ('x="a, return=minimal"', False),
+    ("return=Minimal", False),
+    ("return=minimally", False),
+    ("return", False),
+    ("xreturn=minimal", False),
+    ("handling=strict", False),
+    ('"', False),
+    ("", False),
+    (None, False),
+]
+
+
+@pytest.mark.requirement("FR-06", "FR-09", "FR-11", "FR-12")
+@pytest.mark.parametrize(("method", "suffix", "body", "status"), WRITES)
+def test_a_write_is_answered_without_the_task_for_who_prefers_that(
+    alice: Person, method: str, suffix: str, body: object, status: int
+) -> None:
+    path = alice.tasks + suffix.format(id=create(alice)[0])
+    full = alice.client.request(method, path, json=body)
+
+    minimal = alice.client.request(method, path, json=body, headers={"Prefer": "return=minimal"})
+
+    assert (full.status_code, minimal.status_code, minimal.content) == (status, 204, b"")
+    assert minimal.headers["preference-applied"] == "return=minimal"
+    place = minimal.headers["location"] if method == "POST" else path.removesuffix("/complete")
+    assert alice.client.get(place).headers["etag"] == minimal.headers["etag"]
+    assert "preference-applied" not in full.headers
+
+
+@pytest.mark.requirement("FR-09")
+@pytest.mark.parametrize(("prefer", "is_minimal"), MINIMAL)
+def test_only_the_first_return_preference_counts(alice: Person, prefer: str | None, is_minimal: bool) -> None:
+    path = f"{alice.tasks}/{create(alice)[0]}"
+
+    answer = alice.client.put(path, json={"title": "x"}, headers={} if prefer is None else {"Prefer": prefer})
+
+    assert answer.status_code == (204 if is_minimal else 200)
+
+
 CODINGS = [
     ("gzip", True),
     ("deflate, GZip;q=0.5, br", True),

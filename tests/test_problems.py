@@ -126,6 +126,75 @@ def test_405_lists_every_method_of_the_path(alice: Person, suffix: str, method: 
 
 
 @pytest.mark.requirement("FR-18", "FR-19")
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/html",
+        "application/problem+json",
+        "application/json;q=0",
+        "application/json;q=0.0, */*",
+        "application/*;q=0, */*;q=1",
+        "*/*;q=0",
+        "application/xml, text/*, image/png",
+        "application/jsonx",
+        "application/merge-patch+json",
+    ],
+)
+def test_406_for_a_client_that_wants_no_json(alice: Person, accept: str) -> None:
+    task = alice.client.post(alice.tasks, json={"title": "x"}).json()
+    path = f"{alice.tasks}/{task['id']}"
+    headers = {"Accept": accept}
+
+    answers = [
+        alice.client.get(alice.tasks, headers=headers),
+        alice.client.get(path, headers=headers),
+        alice.client.post(alice.tasks, json={"title": "x"}, headers=headers),
+        alice.client.put(path, json={"title": "y"}, headers=headers),
+        alice.client.patch(path, json={"title": "y"}, headers=headers),
+        alice.client.patch(f"{path}/complete", headers=headers),
+    ]
+
+    for answer in answers:
+        assert_problem(answer, 406, "not-acceptable")
+    assert alice.client.get(alice.tasks).json()["items"] == [task]
+    # What is answered without content is not to be accepted.
+    assert alice.client.delete(path, headers=headers).status_code == 204
+
+
+@pytest.mark.requirement("FR-08")
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/json",
+        "*/*",
+        "application/*",
+        "APPLICATION/JSON",
+        "text/html, application/json;q=0.001",
+        "text/html, */*; q=0.1",
+        "application/json ; charset=utf-8",
+        "application/*;q=0, application/json",
+        "application/json;q=0, application/json;q=0.5",
+        "application/json;q=x",
+        "application/problem+json, application/json",
+        "",
+        ",",
+        "nonsense/",
+        "application/json" + ";a=b" * 1000,
+    ],
+)
+def test_a_client_that_takes_json_gets_it(alice: Person, accept: str) -> None:
+    assert alice.client.get(alice.tasks, headers={"Accept": accept}).status_code == 200
+
+
+@pytest.mark.requirement("FR-08")
+def test_accept_headers_are_one_list(alice: Person) -> None:
+    headers = [*alice.client.headers.items(), ("Accept", "text/html"), ("Accept", "application/json")]
+    headers = [(name, value) for name, value in headers if (name, value) != ("accept", "*/*")]
+
+    assert httpx.get(f"{alice.client.base_url}{alice.tasks}", headers=headers).status_code == 200
+
+
+@pytest.mark.requirement("FR-18", "FR-19")
 def test_412_for_another_version(alice: Person) -> None:
     task = alice.client.post(alice.tasks, json={"title": "x"}).json()
 
@@ -309,7 +378,14 @@ ORDER = [
     pytest.param("/api/nobody/tasks", "PUT", {}, 405, id="method-before-token"),
     pytest.param("/api/nobody/tasks?x=1", "POST", {"Content-Type": "x"}, 401, id="token-before-owner"),
     pytest.param(
-        "/api/nobody/tasks?x=1", "POST", {"Content-Type": "x", "token": "yes"}, 403, id="owner-before-media-type"
+        "/api/nobody/tasks?x=1", "POST", {"Accept": "text/html", "token": "yes"}, 403, id="owner-before-acceptability"
+    ),
+    pytest.param(
+        "{tasks}",
+        "POST",
+        {"Content-Type": "x", "token": "yes", "Accept": "text/html"},
+        406,
+        id="acceptability-before-media-type",
     ),
     pytest.param("{tasks}", "POST", {"Content-Type": "x", "token": "yes"}, 415, id="media-type-before-size"),
     pytest.param(

@@ -85,6 +85,16 @@ assert bread == same
 refuse(named[2], 422, ProblemType.IDEMPOTENCY_KEY_REUSED)
 delete_task.sync(user, bread.id, client=client)
 
+# Written without being told the result, for who prefers that.
+unseen = create_task.sync_detailed(user, client=client, body=milk, prefer="return=minimal")
+assert (unseen.status_code, unseen.parsed) == (HTTPStatus.NO_CONTENT, None)
+place = UUID(unseen.headers["Location"].rpartition("/")[2])
+moved = toggle_task_completion.sync_detailed(
+    user, place, client=client, if_match=unseen.headers["ETag"], prefer="return=minimal"
+)
+assert (moved.status_code, moved.headers["Preference-Applied"]) == (HTTPStatus.NO_CONTENT, "return=minimal")
+delete_task.sync(user, place, client=client, if_match=moved.headers["ETag"])
+
 # Deleted, and gone.
 assert delete_task.sync_detailed(user, task.id, client=client).status_code is HTTPStatus.NO_CONTENT
 refuse(get_task.sync_detailed(user, task.id, client=client), 404, ProblemType.TASK_NOT_FOUND)
@@ -116,6 +126,8 @@ too_large = create_task.sync_detailed(user, client=client, body=TaskCreate(title
 refuse(too_large, 413, ProblemType.CONTENT_TOO_LARGE)
 text = create_task.sync_detailed(user, client=connect(media_type="text/plain"), body=milk)
 refuse(text, 415, ProblemType.UNSUPPORTED_MEDIA_TYPE)
+html = connect().with_headers({"Accept": "text/html"})
+refuse(list_tasks.sync_detailed(user, client=html), 406, ProblemType.NOT_ACCEPTABLE)
 blank = refuse(
     create_task.sync_detailed(user, client=client, body=TaskCreate(title=" ")), 422, ProblemType.INVALID_REQUEST
 )

@@ -83,6 +83,13 @@ refuse(await client.POST("/api/{user_id}/tasks", { params: named, body: milk }),
 const breadPath = { user_id, task_id: bread.data.id };
 await client.DELETE("/api/{user_id}/tasks/{task_id}", { params: { path: breadPath } });
 
+// Written without being told the result, for who prefers that.
+const preferring = { path, header: { Prefer: "return=minimal" } };
+const unseen = await client.POST("/api/{user_id}/tasks", { params: preferring, body: milk });
+assert.deepEqual([unseen.response.status, unseen.data, unseen.error], [204, undefined, undefined]);
+const place = { user_id, task_id: unseen.response.headers.get("Location")!.split("/").at(-1)! };
+await client.DELETE("/api/{user_id}/tasks/{task_id}", { params: { path: place } });
+
 // Deleted, and gone.
 const deleted = await client.DELETE("/api/{user_id}/tasks/{task_id}", { params: { path: one } });
 assert.equal(deleted.response.status, 204);
@@ -125,6 +132,8 @@ const large = await client.POST("/api/{user_id}/tasks", { params: { path }, body
 refuse(large, 413, "content-too-large");
 const text = { params: { path }, body: milk, headers: { "Content-Type": "text/plain" } };
 refuse(await client.POST("/api/{user_id}/tasks", text), 415, "unsupported-media-type");
+const html = await client.GET("/api/{user_id}/tasks", { ...list, headers: { Accept: "text/html" } });
+refuse(html, 406, "not-acceptable");
 const blank = await client.POST("/api/{user_id}/tasks", { params: { path }, body: { title: " " } });
 assert.equal(refuse(blank, 422, "invalid-request").errors?.[0]?.pointer, "/title");
 const beyond = await client.GET("/api/{user_id}/tasks", { params: { path, query: { limit: 101 } } });
