@@ -124,7 +124,13 @@ def _lifespan(settings: Settings, metrics: Metrics | None) -> Callable[[Any], An
                 raise StartRefused(f"{check.name}: {check.detail}")
         async with (
             httpx.AsyncClient(follow_redirects=False, timeout=5.0) as client,
-            Pool(url, size=settings.database_pool_size // settings.workers, prepare=settings.database_prepare) as pool,
+            Pool(
+                url,
+                size=settings.database_pool_size // settings.workers,
+                prepare=settings.database_prepare,
+                wait_seconds=settings.database_wait_seconds,
+                statement_seconds=settings.database_statement_seconds,
+            ) as pool,
         ):
             verifier = Verifier(
                 _keys(settings, client),

@@ -73,6 +73,12 @@ def _whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     return convert
 
 
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or not float(text):
+        raise ValueError("must be a number of seconds, like 2 or 0.5")
+    return float(text)
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def convert(text: str) -> str:
         if text not in choices:
@@ -132,6 +138,12 @@ class Settings:
     )
     database_prepare: bool = _variable(
         "DATABASE_PREPARE", _truth, True, "false for poolers that cannot prepare statements"
+    )
+    database_wait_seconds: float = _variable(
+        "DATABASE_WAIT_SECONDS", _seconds, 1.5, "how long a request waits for a connection"
+    )
+    database_statement_seconds: float = _variable(
+        "DATABASE_STATEMENT_SECONDS", _seconds, 5.0, "how long a statement may take"
     )
     jwt_secret: Secret | None = _variable("JWT_SECRET", _secret, None, "the secret shared with the issuer (HS256)")
     jwt_jwks_url: str | None = _variable("JWT_JWKS_URL", _jwks_url, None, "the issuer's key set")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -22,10 +23,25 @@ if TYPE_CHECKING:
 Row = tuple[bytes | None, ...]
 Values = Sequence[bytes | None]
 
+GRACE_SECONDS: Final = 0.5
+"""How long an answer may be on its way after the server's own time-out."""
+
 CANCEL_SECONDS: Final = 1.0
 
 STALE_PLANS = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement, errors.FeatureNotSupported)
 """A prepared statement is unknown to the server, known already, or cannot run since the schema changed under it."""
+
+
+LOST = ("08", "57P02")
+"""SQLSTATEs, or their beginnings, of a pooler whose server is gone, and of a backend that crashes: in mid-statement."""
+
+
+class NotSent(psycopg.OperationalError):
+    """The connection was lost before the statement was sent."""
+
+
+class AnswerLost(psycopg.OperationalError):
+    """The connection was lost before the server said what came of the statement."""
 
 
 class Connection:
@@ -36,12 +52,19 @@ class Connection:
     """
 
     def __init__(
-        self, connection: psycopg.AsyncConnection, *, prepare: bool, on_lost: Callable[[Connection], None]
+        self,
+        connection: psycopg.AsyncConnection,
+        *,
+        prepare: bool,
+        statement_seconds: float,
+        on_lost: Callable[[Connection], None],
     ) -> None:
         self._connection = connection
         self._pgconn: PGconn = connection.pgconn
         self._socket = self._pgconn.socket
         self._prepare = prepare
+        self._statement_timeout = b"%dms" % (statement_seconds * 1000)
+        self._answer_seconds = statement_seconds + GRACE_SECONDS
         self._prepared: set[bytes] = set()
         self._preparing: list[bytes] = []
         self._on_lost = on_lost
@@ -57,42 +80,45 @@ class Connection:
 
     @classmethod
     async def connect(
-        cls, conninfo: str, *, prepare: bool, timeout_seconds: float, on_lost: Callable[[Connection], None]
+        cls, conninfo: str, *, prepare: bool, statement_seconds: float, on_lost: Callable[[Connection], None]
     ) -> Connection:
-        """Connects.
+        """Connects, trying each host for as long as `connect_timeout` says.
 
         Raises:
             psycopg.OperationalError: it did not work, or not in time.
         """
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-        except TimeoutError:
-            raise errors.ConnectionTimeout("connecting took too long") from None
-        return cls(connection, prepare=prepare, on_lost=on_lost)
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        return cls(connection, prepare=prepare, statement_seconds=statement_seconds, on_lost=on_lost)
 
-    async def run(self, user_id: bytes, statement: Statement, values: Values, timeout_seconds: float) -> list[Row]:
+    async def run(self, user_id: bytes, statement: Statement, values: Values) -> list[Row]:
         """Runs the statement as `user_id`, in a transaction of its own, and returns its rows, in text format.
 
-        After any exception but what the server said, the connection is lost: it is never handed on with an answer
-        outstanding.
+        The server cancels it after `statement_seconds`. After any exception but what the server said, the connection is
+        lost: it is never handed on with an answer outstanding.
 
         Raises:
-            psycopg.Error: what the server said, by SQLSTATE, or that the connection was lost.
-            TimeoutError: no answer in time; the server was asked to cancel.
+            psycopg.Error: what the server said, by SQLSTATE: then nothing was done.
+            NotSent: the connection was lost before.
+            AnswerLost: it was lost now.
+            TimeoutError: not even the server's time-out arrived; the server was asked to cancel.
         """
+        if self.is_lost:
+            raise NotSent("the connection was lost")
         waiter = self._waiter = self._loop.create_future()
-        expiry = self._loop.call_later(timeout_seconds, self._expire)
+        expiry = self._loop.call_later(self._answer_seconds, self._expire)
         try:
-            self._send(CLAIMS, (user_id,))
+            self._send(CLAIMS, (user_id, self._statement_timeout))
             self._send(statement, values)
             self._pgconn.pipeline_sync()
             self._flush()
             rows: list[Row] = await waiter
-        except psycopg.Error:
+        except psycopg.Error as error:
+            said = error if error.sqlstate else self._last_words()
             if self._pgconn.status != pq.ConnStatus.OK:
                 self.close()
-            raise
+            if said is None or str(said.sqlstate).startswith(LOST):
+                raise AnswerLost(str(error)) from error
+            raise said from None
         except BaseException:
             self._abandon()
             raise
@@ -138,14 +164,26 @@ class Connection:
     def _on_readable(self) -> None:
         try:
             self._pgconn.consume_input()
-            if self._waiter is not None:
-                self._take_results()
-            elif self._pgconn.status != pq.ConnStatus.OK:
-                self.close()
+            if self._waiter is None or not self._take_results():
+                self._watch_anew()
         except psycopg.Error as error:
-            self._fail(error)
+            self._fail(self._last_words() or error)
 
-    def _take_results(self) -> None:
+    def _watch_anew(self) -> None:
+        """More must come: the rest of an answer, or of a farewell.
+
+        uvloop calls back once for a socket that was reset, then never again, although what came before the reset is
+        read first.
+        """
+        self._loop.remove_reader(self._socket)
+        if self._writing:
+            self._loop.remove_writer(self._socket)
+            self._writing = False
+            self._flush()
+        self._loop.add_reader(self._socket, self._on_readable)
+
+    def _take_results(self) -> bool:
+        """Whether the answer is complete."""
         pgconn = self._pgconn
         while not pgconn.is_busy():
             result = pgconn.get_result()
@@ -159,7 +197,7 @@ class Connection:
                 self._result = result
             elif status == pq.ExecStatus.PIPELINE_SYNC:
                 self._finish()
-                return
+                return True
             elif status == pq.ExecStatus.FATAL_ERROR:
                 self._error = self._error or errors.error_from_result(result)
             elif status == pq.ExecStatus.COMMAND_OK:
@@ -168,6 +206,7 @@ class Connection:
                     self._prepared.add(self._preparing.pop(0))
                 else:
                     self._result = result
+        return False
 
     def _finish(self) -> None:
         waiter, result, error = self._waiter, self._result, self._error
@@ -181,6 +220,12 @@ class Connection:
             get = result.get_value
             columns = range(result.nfields)
             waiter.set_result([tuple([get(row, column) for column in columns]) for row in range(result.ntuples)])
+
+    def _last_words(self) -> psycopg.Error | None:
+        """What the server said before it closed the connection: it may have been read, and not looked at yet."""
+        with suppress(psycopg.Error):
+            self._take_results()
+        return self._error if self._error and self._error.sqlstate else None
 
     def _fail(self, error: psycopg.Error) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,26 +1,66 @@
-"""A bounded number of connections, handed to whoever waits longest; waiting is bounded too."""
+"""A bounded number of connections, handed to whoever waits longest; waiting is bounded too.
+
+DatabaseUnavailable      nothing was done
+    WritesUnavailable    since the database takes no changes
+    OutcomeUnknown       or perhaps it was: the answer was lost
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from types import TracebackType
 from typing import Self
 
 import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from db.connection import STALE_PLANS, Connection, Row, Values
+from db.connection import STALE_PLANS, AnswerLost, Connection, NotSent, Row, Values
 from db.statements import Statement
 
-UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError)
+CONNECT_SECONDS = 2
+"""For each host of the URL, unless it says `connect_timeout`."""
+
+UNDONE = (
+    NotSent,
+    *STALE_PLANS,
+    errors.AdminShutdown,
+    errors.IdleSessionTimeout,
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+)
+"""After these nothing was done, and it may work the next time."""
+
+OPERATIONAL = ("08", "25006", "40", "53", "55P03", "57", "58")
+"""SQLSTATEs, or the classes that they begin with, that tell of the server's state (PostgreSQL, appendix A).
+
+All others tell of the statement, which is a fault of ours.
+"""
 
 
 class DatabaseUnavailable(Exception):
     """The database cannot be reached, or every connection stays busy for too long. Becomes 503."""
 
 
+class WritesUnavailable(DatabaseUnavailable):
+    """The database takes no changes: it is a standby, was made read-only, or its disk is full. Becomes 503."""
+
+
+class OutcomeUnknown(DatabaseUnavailable):
+    """The answer to a write was lost: it may have been done. Becomes 503."""
+
+
+class NoConnection(psycopg.OperationalError):
+    """There was no connection in time."""
+
+
 class Pool:
     """Connections to one database, made when they are needed, `size` at most.
+
+    A request waits for a connection for `wait_seconds` at most, whether one must be made or all are busy; the server
+    cancels its statement after `statement_seconds`.
 
     Use it as an asynchronous context manager.
     """
@@ -31,22 +71,24 @@ class Pool:
         *,
         size: int,
         prepare: bool = True,
-        wait_seconds: float = 2.0,
-        connect_seconds: float = 5.0,
+        wait_seconds: float = 1.5,
         statement_seconds: float = 5.0,
     ) -> None:
         self.limit = size
         self.errors: Counter[str] = Counter()
         """How many statements failed, by SQLSTATE class; those of which the server said nothing, by what they are."""
-        self._conninfo = conninfo
+        parameters = {"connect_timeout": CONNECT_SECONDS} | conninfo_to_dict(conninfo)
+        self._conninfo = make_conninfo("", **parameters)
+        # Where the URL names several servers, the primary is another one when this one has become read-only.
+        wants_primary = parameters.get("target_session_attrs") in ("read-write", "primary")
+        self._undone = (*UNDONE, errors.ReadOnlySqlTransaction) if wants_primary else UNDONE
         self._prepare = prepare
         self._wait_seconds = wait_seconds
-        self._connect_seconds = connect_seconds
         self._statement_seconds = statement_seconds
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
-        self._connecting = 0
-        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._waiters: deque[asyncio.Future[Connection]] = deque()
         self._is_closed = False
 
     @property
@@ -71,71 +113,104 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._is_closed = True
+        for task in self._connecting:
+            task.cancel()
         for connection in list(self._connections):
             connection.close()
 
-    async def run(self, user_id: str, statement: Statement, values: Values) -> list[Row]:
+    async def run(self, user_id: str, statement: Statement, values: Values, *, repeatable: bool = False) -> list[Row]:
         """Runs the statement as `user_id` in one round trip and returns its rows, in text format.
 
-        A statement that the server prepared for another state of the schema failed before it did anything: it is run
-        once more.
+        It is run once more where the first time did nothing, and where the answer was lost if it only reads, or is
+        `repeatable`: whoever says so finds out whether it was done twice.
 
         Raises:
-            DatabaseUnavailable: no connection, or no answer, in time (503).
-            psycopg.Error: what the server said, by SQLSTATE.
+            DatabaseUnavailable: no connection, or no answer, in time, or the server cannot work (503).
+            WritesUnavailable: the database takes no changes (503).
+            OutcomeUnknown: the answer to a write was lost (503).
+            psycopg.Error: what else the server said, by SQLSTATE.
         """
         claims = user_id.encode()
-        try:
+        give_up_at = time.monotonic() + self._wait_seconds
+        may_be_done = False
+        is_repeated = False
+        while True:
             try:
-                return await self._run(claims, statement, values)
-            except STALE_PLANS:
-                return await self._run(claims, statement, values)
-        except (psycopg.Error, TimeoutError) as error:
-            self.errors[_kind(error)] += 1
-            if not isinstance(error, UNAVAILABLE):
-                raise
-            raise DatabaseUnavailable(str(error) or type(error).__name__) from error
+                return await self._run(claims, statement, values, give_up_at)
+            except (psycopg.Error, TimeoutError) as error:
+                self.errors[_kind(error)] += 1
+                may_be_done |= statement.writes and isinstance(error, AnswerLost | TimeoutError)
+                may_repeat = isinstance(error, self._undone) or (
+                    isinstance(error, AnswerLost) and (repeatable or not statement.writes)
+                )
+                if is_repeated or not may_repeat:
+                    if not _is_operational(error):
+                        raise
+                    raise _meaning(error, statement, may_be_done=may_be_done)(str(error)) from error
+            is_repeated = True
 
-    async def _run(self, claims: bytes, statement: Statement, values: Values) -> list[Row]:
-        connection = self._idle.pop() if self._idle else await self._acquire()
+    async def _run(self, claims: bytes, statement: Statement, values: Values, give_up_at: float) -> list[Row]:
+        connection = self._idle.pop() if self._idle else await self._acquire(give_up_at)
         try:
-            return await connection.run(claims, statement, values, self._statement_seconds)
+            return await connection.run(claims, statement, values)
         except STALE_PLANS:
             # What it has prepared cannot be trusted any more.
             connection.close()
+            raise
+        except errors.ReadOnlySqlTransaction:
+            if errors.ReadOnlySqlTransaction in self._undone:
+                # That server is the primary no more, and all idle connections lead to it.
+                for other in [connection, *self._idle]:
+                    other.close()
             raise
         finally:
             if not connection.is_lost:
                 self._release(connection)
 
-    async def _acquire(self) -> Connection:
-        if len(self._connections) + self._connecting < self.limit:
-            return await self._connect()
-        waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+    async def _acquire(self, give_up_at: float) -> Connection:
+        waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
+        self._grow()
         try:
-            async with asyncio.timeout(self._wait_seconds):
-                connection = await waiter
-        except BaseException:
-            # The connection may have been handed over in the same moment: it is passed on.
-            if waiter.done() and not waiter.cancelled() and (handed_over := waiter.result()):
-                self._release(handed_over)
+            async with asyncio.timeout(give_up_at - time.monotonic()):
+                return await waiter
+        except BaseException as error:
+            # A connection may have been handed over in the same moment: it is passed on.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._release(waiter.result())
+            if isinstance(error, TimeoutError):
+                raise NoConnection("no connection in time") from error
             raise
-        return connection or await self._connect()
 
-    async def _connect(self) -> Connection:
-        self._connecting += 1
+    def _grow(self) -> None:
+        """Begins to make a connection if somebody waits for it and there is room.
+
+        Whoever waits takes the first that is there, new or released; a new one that nobody waits for any more is kept.
+        """
+        connecting = len(self._connecting)
+        if connecting < len(self._waiters) and connecting + len(self._connections) < self.limit and not self._is_closed:
+            task = asyncio.get_running_loop().create_task(self._connect())
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self) -> None:
         try:
             connection = await Connection.connect(
-                self._conninfo, prepare=self._prepare, timeout_seconds=self._connect_seconds, on_lost=self._on_lost
+                self._conninfo,
+                prepare=self._prepare,
+                statement_seconds=self._statement_seconds,
+                on_lost=self._on_lost,
             )
-        except BaseException:
-            self._connecting -= 1
-            self._wake_to_connect()
-            raise
-        self._connecting -= 1
+        except psycopg.Error as error:
+            if not self._connections:
+                # There is nothing to wait for.
+                while self._waiters:
+                    waiter = self._waiters.popleft()
+                    if not waiter.done():
+                        waiter.set_exception(NoConnection(str(error)))
+            return
         self._connections.add(connection)
-        return connection
+        self._release(connection)
 
     def _release(self, connection: Connection) -> None:
         while self._waiters:
@@ -152,20 +227,27 @@ class Pool:
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        self._wake_to_connect()
-
-    def _wake_to_connect(self) -> None:
-        """There is room for a connection: whoever waits longest makes it."""
-        while self._waiters and not self._is_closed:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        self._grow()
 
 
-def _kind(error: Exception) -> str:
+def _kind(error: psycopg.Error | TimeoutError) -> str:
     """What kind of failure it was: the SQLSTATE's class (PostgreSQL, "Error Codes"), `timeout` or `connection`."""
     if isinstance(error, TimeoutError):
         return "timeout"
-    sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
-    return sqlstate[:2] if sqlstate else "connection"
+    return error.sqlstate[:2] if error.sqlstate else "connection"
+
+
+def _is_operational(error: psycopg.Error | TimeoutError) -> bool:
+    if isinstance(error, TimeoutError):
+        return True
+    return error.sqlstate.startswith(OPERATIONAL) if error.sqlstate else isinstance(error, psycopg.OperationalError)
+
+
+def _meaning(
+    error: psycopg.Error | TimeoutError, statement: Statement, *, may_be_done: bool
+) -> type[DatabaseUnavailable]:
+    if may_be_done:
+        return OutcomeUnknown
+    if statement.writes and isinstance(error, errors.ReadOnlySqlTransaction | errors.DiskFull):
+        return WritesUnavailable
+    return DatabaseUnavailable

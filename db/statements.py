@@ -9,6 +9,7 @@ Times are written in the session's zone, which `CLAIMS` sets to UTC for the tran
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -56,18 +57,24 @@ DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-unt
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement as the wire wants it: its name once it is prepared, its text, the order of its parameters."""
+    """A statement as the wire wants it: its name once it is prepared, its text, the order of its parameters.
+
+    One that `writes` must not be run again while it is not known what came of it.
+    """
 
     name: bytes
     sql: bytes
     parameters: tuple[str, ...]
+    writes: bool = True
 
     @classmethod
     def compile(cls, name: str, clause: ClauseElement) -> Statement:
         compiled = clause.compile(dialect=DIALECT)
         # SQLAlchemy repeats a parameter's name for each of its uses, PostgreSQL's $n is used as often as wanted.
         order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
-        return cls(name.encode(), str(compiled).encode(), tuple(dict.fromkeys(order)))
+        sql = str(compiled)
+        writes = re.search(r"\b(insert|update|delete)\b", sql, re.IGNORECASE) is not None
+        return cls(name.encode(), sql.encode(), tuple(dict.fromkeys(order)), writes)
 
     def values(self, **named: bytes | None) -> list[bytes | None]:
         """The parameters' values, in the statement's order."""
@@ -196,10 +203,10 @@ CLAIMS = Statement.compile(
     "claims",
     text(
         f"select set_config('role', '{API_ROLE}', true), set_config('{USER_ID_SETTING}', :user_id, true),"
-        " set_config('TimeZone', 'UTC', true)"
+        " set_config('statement_timeout', :statement_timeout, true), set_config('TimeZone', 'UTC', true)"
     ),
 )
-"""Who asks, told to PostgreSQL for one transaction: local settings are gone after it."""
+"""Who asks, and for how long, told to PostgreSQL for one transaction: local settings are gone after it."""
 
 GET = Statement.compile("get", _get())
 LIST = {

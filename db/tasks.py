@@ -12,7 +12,7 @@ import uuid_utils
 from psycopg import errors
 
 from db.connection import Row
-from db.pool import Pool
+from db.pool import DatabaseUnavailable, OutcomeUnknown, Pool
 from db.statements import (
     CREATE,
     CREATE_ONCE,
@@ -124,7 +124,13 @@ class Tasks:
         }
         create = CREATE if idempotency_key is None else CREATE_ONCE
         try:
-            rows = await self._write(create, user, values)
+            rows = await self._write(create, user, values, repeatable=True)
+        except errors.UniqueViolation:
+            # The answer was lost, and the statement run again: it had made the task, whose id nobody else has.
+            try:
+                rows = await self._pool.run(user.id, GET, GET.values(**values))
+            except DatabaseUnavailable as error:
+                raise OutcomeUnknown from error
         except errors.ForeignKeyViolation:
             if not self._provision_users:
                 raise UserUnknown from None
@@ -234,16 +240,21 @@ class Tasks:
         return rows
 
     async def _write(
-        self, statements: Mapping[bool, Statement], user: User, values: dict[str, bytes | None]
+        self,
+        statements: Mapping[bool, Statement],
+        user: User,
+        values: dict[str, bytes | None],
+        *,
+        repeatable: bool = False,
     ) -> list[Row]:
         """Runs a write, and records the user with it unless that has been done, or is somebody else's to do."""
         values["user_id"] = user.id.encode()
         if not self._provision_users or user.is_recorded:
             statement = statements[False]
-            return await self._pool.run(user.id, statement, statement.values(**values))
+            return await self._pool.run(user.id, statement, statement.values(**values), repeatable=repeatable)
         statement = statements[True]
         values |= {"email": _text(user.email), "name": _text(user.name)}
-        rows = await self._pool.run(user.id, statement, statement.values(**values))
+        rows = await self._pool.run(user.id, statement, statement.values(**values), repeatable=repeatable)
         user.is_recorded = True
         return rows
 

@@ -18,7 +18,7 @@ from connexion.exceptions import NonConformingResponse
 from connexion.lifecycle import ConnexionResponse
 from starlette.types import Scope
 
-from db.pool import DatabaseUnavailable
+from db.pool import DatabaseUnavailable, OutcomeUnknown, WritesUnavailable
 from db.schema import SchemaMismatch
 from db.tasks import IdempotencyKeyReused, TaskNotFound, UserUnknown, VersionMismatch
 from handlers.auth import NotOwner
@@ -86,6 +86,16 @@ PROBLEMS: dict[type[Exception] | int, Problem] = {
     Ending: Problem("ending", 503, "Ending", "The service is about to end. Ask another instance.", RETRY),
     DatabaseUnavailable: Problem(
         "database-unavailable", 503, "Database unavailable", "The database does not answer just now. Try again.", RETRY
+    ),
+    WritesUnavailable: Problem(
+        "writes-unavailable", 503, "Writes unavailable", "The database takes no changes just now. Reading works.", RETRY
+    ),
+    OutcomeUnknown: Problem(
+        "outcome-unknown",
+        503,
+        "Outcome unknown",
+        "The database's answer was lost: the change may have been made. Look before you try again.",
+        RETRY,
     ),
     SchemaMismatch: Problem(
         "database-unavailable", 503, "Database unavailable", "The database is not ready for this service.", RETRY

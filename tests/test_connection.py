@@ -40,10 +40,14 @@ def prepare(request: pytest.FixtureRequest) -> bool:
 
 
 @asynccontextmanager
-async def connected(url: str, *, prepare: bool = True) -> AsyncIterator[tuple[Connection, list[Connection]]]:
+async def connected(
+    url: str, *, prepare: bool = True, statement_seconds: float = 5
+) -> AsyncIterator[tuple[Connection, list[Connection]]]:
     """A connection, and the list in which it says that it is lost."""
     lost: list[Connection] = []
-    connection = await Connection.connect(url, prepare=prepare, timeout_seconds=5, on_lost=lost.append)
+    connection = await Connection.connect(
+        url, prepare=prepare, statement_seconds=statement_seconds, on_lost=lost.append
+    )
     try:
         yield connection, lost
     finally:
@@ -73,10 +77,10 @@ def test_claims_hold_for_one_statement_and_are_gone_after_it(database_url: str, 
     async def main() -> None:
         async with connected(database_url, prepare=prepare) as (connection, _):
             for name in (b"alice", b"bob", b"alice"):
-                assert await connection.run(name, WHO, (), 5) == [(b"taskpact_api", name, b"UTC")]
+                assert await connection.run(name, WHO, ()) == [(b"taskpact_api", name, b"UTC")]
             with pytest.raises(errors.DivisionByZero):
-                await connection.run(b"carol", FAIL, (b"0",), 5)
-            assert await connection.run(b"", WHO, (), 5) == [(b"taskpact_api", b"", b"UTC")]
+                await connection.run(b"carol", FAIL, (b"0",))
+            assert await connection.run(b"", WHO, ()) == [(b"taskpact_api", b"", b"UTC")]
 
     run(main)
 
@@ -86,7 +90,7 @@ def test_a_failed_statement_leaves_the_connection_usable(database_url: str, prep
         async with connected(database_url, prepare=prepare) as (connection, lost):
             for divisor in (b"0", b"1", b"0", b"x", b"1"):
                 try:
-                    rows = await connection.run(b"alice", FAIL, (divisor,), 5)
+                    rows = await connection.run(b"alice", FAIL, (divisor,))
                 except psycopg.DataError:
                     assert divisor != b"1"
                 else:
@@ -106,7 +110,7 @@ def test_a_failed_statement_undoes_what_came_before_it_in_its_pipeline(database_
     async def main() -> None:
         async with connected(database_url) as (connection, _):
             with pytest.raises(errors.DivisionByZero):
-                await connection.run(name.encode(), insert, (name.encode(),), 5)
+                await connection.run(name.encode(), insert, (name.encode(),))
 
     run(main)
     with psycopg.connect(database_url) as owner:
@@ -117,26 +121,34 @@ def test_a_value_that_no_socket_takes_at_once_arrives_whole(database_url: str, p
     value = b"0123456789abcdef" * 2_000_000
 
     async def main() -> None:
-        async with connected(database_url, prepare=prepare) as (connection, _):
-            assert await connection.run(b"alice", ECHO, (value,), 60) == [(value,)]
-            assert await connection.run(b"alice", ECHO, (b"small",), 5) == [(b"small",)]
+        async with connected(database_url, prepare=prepare, statement_seconds=60) as (connection, _):
+            assert await connection.run(b"alice", ECHO, (value,)) == [(value,)]
+            assert await connection.run(b"alice", ECHO, (b"small",)) == [(b"small",)]
 
     run(main)
 
 
-@pytest.mark.parametrize("end", ["time-out", "cancellation"])
-def test_a_request_that_ends_in_mid_flight_takes_its_connection_with_it(database_url: str, end: str) -> None:
+def test_the_server_ends_a_statement_in_time_and_the_connection_stays_clean(database_url: str, prepare: bool) -> None:
+    async def main() -> None:
+        async with connected(database_url, prepare=prepare, statement_seconds=0.5) as (connection, lost):
+            for name in (b"alice", b"bob"):
+                with pytest.raises(errors.QueryCanceled):
+                    await connection.run(name, SLEEP, ())
+                assert await connection.run(name, WHO, ()) == [(b"taskpact_api", name, b"UTC")]
+            assert lost == []
+
+    run(main)
+    assert active(database_url, "pg_sleep") == 0
+
+
+def test_a_request_that_is_cancelled_in_mid_flight_takes_its_connection_with_it(database_url: str) -> None:
     async def main() -> None:
         async with connected(database_url) as (connection, lost):
-            if end == "time-out":
-                with pytest.raises(TimeoutError):
-                    await connection.run(b"alice", SLEEP, (), 0.2)
-            else:
-                task = asyncio.ensure_future(connection.run(b"alice", SLEEP, (), 5))
-                await asyncio.sleep(0.2)
-                task.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await task
+            task = asyncio.ensure_future(connection.run(b"alice", SLEEP, ()))
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
             assert connection.is_lost
             while not lost:
                 await asyncio.sleep(0.01)
@@ -145,12 +157,26 @@ def test_a_request_that_ends_in_mid_flight_takes_its_connection_with_it(database
     assert until(lambda: active(database_url, "pg_sleep") == 0)
 
 
+def test_a_server_that_falls_silent_takes_its_connection_with_it(database_url: str) -> None:
+    async def main(proxy: Proxy) -> None:
+        async with connected(proxy.url, statement_seconds=0.1) as (connection, lost):
+            proxy.is_black_hole = True
+            with pytest.raises(TimeoutError):
+                await connection.run(b"alice", WHO, ())
+            assert connection.is_lost
+            while not lost:
+                await asyncio.sleep(0.01)
+
+    with Proxy(database_url) as proxy:
+        uvloop.run(main(proxy))
+
+
 @pytest.mark.parametrize("moment", ["idle", "waiting"])
 def test_a_connection_that_the_server_closes_is_known_to_be_lost(database_url: str, moment: str) -> None:
     async def main() -> None:
         async with connected(database_url) as (connection, lost):
-            ((pid,),) = await connection.run(b"a", Statement(b"pid", b"select pg_backend_pid()", ()), (), 5)
-            waiting = asyncio.ensure_future(connection.run(b"a", SLEEP, (), 5)) if moment == "waiting" else None
+            ((pid,),) = await connection.run(b"a", Statement(b"pid", b"select pg_backend_pid()", ()), ())
+            waiting = asyncio.ensure_future(connection.run(b"a", SLEEP, ())) if moment == "waiting" else None
             await asyncio.sleep(0.1)
             with psycopg.connect(database_url) as owner:
                 owner.execute("select pg_terminate_backend(%s)", [int(pid)])
@@ -171,7 +197,7 @@ def test_a_connection_that_is_cut_in_mid_answer_is_lost(database_url: str) -> No
 
     async def main(proxy: Proxy) -> None:
         async with connected(proxy.url) as (connection, lost):
-            waiting = asyncio.ensure_future(connection.run(b"a", big, (), 5))
+            waiting = asyncio.ensure_future(connection.run(b"a", big, ()))
             await asyncio.sleep(0.05)
             await asyncio.to_thread(proxy.cut)
             with pytest.raises(psycopg.OperationalError):
@@ -295,7 +321,7 @@ def test_nothing_is_left_of_a_pool_that_is_closed(database_url: str) -> None:
 
 def test_a_server_that_does_not_answer_is_unavailable_in_time() -> None:
     async def main(port: int) -> None:
-        async with Pool(f"postgresql://x@127.0.0.1:{port}/x", size=1, connect_seconds=0.3) as pool:
+        async with Pool(f"postgresql://x@127.0.0.1:{port}/x", size=1, wait_seconds=0.3) as pool:
             with pytest.raises(DatabaseUnavailable):
                 await pool.run("alice", WHO, ())
 

@@ -24,6 +24,8 @@ GOOD = [
     ("JWT_JWKS_URL", "http://[::1]:3000/jwks", "jwt_jwks_url", "http://[::1]:3000/jwks"),
     ("JWT_ISSUER", "https://issuer.example", "jwt_issuer", "https://issuer.example"),
     ("JWT_AUDIENCE", "tasks", "jwt_audience", "tasks"),
+    ("DATABASE_WAIT_SECONDS", "0.25", "database_wait_seconds", 0.25),
+    ("DATABASE_STATEMENT_SECONDS", "30", "database_statement_seconds", 30.0),
     ("JWT_LEEWAY_SECONDS", "300", "jwt_leeway_seconds", 300),
     ("JWT_CACHE_SIZE", "1", "jwt_cache_size", 1),
     ("HOST", "0.0.0.0", "host", "0.0.0.0"),  # noqa: S104
@@ -66,6 +68,8 @@ BAD = {
         "https://somebody:s3cr3t@[/jwks",
         "https://issuer.example:99999/jwks",
     ],
+    "DATABASE_WAIT_SECONDS": ["0", "0.000", "-1", "1e3", "nan", "2s"],
+    "DATABASE_STATEMENT_SECONDS": ["0", "inf", "12345"],
     "JWT_LEEWAY_SECONDS": ["301", "-1", "x"],
     "JWT_CACHE_SIZE": ["0", "-1", "x", "10000001"],
     "PORT": ["65536", "http"],

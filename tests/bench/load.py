@@ -74,7 +74,7 @@ def run_pgbench(database_url: str, operation: str, *, connections: int, seconds:
         Failed: a statement failed.
     """
     # pgbench replaces variables, but cannot send null, and cannot make a new id.
-    constants = {"versions": "null", "email": "null", "name": "null", "completed": "null"}
+    constants = {"versions": "null", "email": "null", "name": "null", "completed": "null", "statement_timeout": "'5s'"}
     statement = {
         "read": GET,
         "list": LIST[False, False],
@@ -82,7 +82,9 @@ def run_pgbench(database_url: str, operation: str, *, connections: int, seconds:
         "replace": REPLACE[False],
         "toggle": TOGGLE[False],
     }[operation]
-    script = f"\\startpipeline\n{_to_pgbench(CLAIMS, {})};\n{_to_pgbench(statement, constants)};\n\\endpipeline\n"
+    script = (
+        f"\\startpipeline\n{_to_pgbench(CLAIMS, constants)};\n{_to_pgbench(statement, constants)};\n\\endpipeline\n"
+    )
     if operation == "create":
         script = re.sub(r":task_id\b(::\w+)?", "uuidv7()", script)
     owned = rows.people()

@@ -61,6 +61,8 @@ class Ledger:
     """The same, for those that were answered 503."""
     success_at: list[float] = field(default_factory=list)
     """When requests succeeded, by `time.monotonic()`."""
+    refused_at: list[float] = field(default_factory=list)
+    """When requests were answered 503."""
 
     def longest_stall_seconds(self) -> float:
         """The longest time in which nothing succeeded."""
@@ -70,6 +72,15 @@ class Ledger:
     def first_success_after(self, moment: float) -> float:
         """Seconds from this moment to the first success after it."""
         return min((at for at in self.success_at if at >= moment), default=float("inf")) - moment
+
+    def last_refusal_after(self, moment: float) -> float:
+        """Seconds from this moment to the last refusal after it."""
+        return max((at for at in self.refused_at if at >= moment), default=moment) - moment
+
+    def refused(self, seconds: float) -> None:
+        self.answer_seconds.append(seconds)
+        self.refusal_seconds.append(seconds)
+        self.refused_at.append(time.monotonic())
 
     def succeeded(self, seconds: float) -> None:
         self.answer_seconds.append(seconds)

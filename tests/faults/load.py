@@ -25,7 +25,7 @@ AGAIN_SECONDS = 0.05
 MIX = {"create": 4, "toggle": 3, "replace": 3, "delete": 1, "read": 3, "list": 2}
 """How often each operation is chosen, among each other."""
 
-OUTCOME_UNKNOWN = TYPE_PREFIX + "database-unavailable"
+OUTCOME_UNKNOWN = TYPE_PREFIX + "outcome-unknown"
 """The problem that leaves open whether a write was done; any other 503 says that it was not."""
 
 
@@ -231,8 +231,7 @@ class Somebody:
                 return None
         seconds = time.monotonic() - started
         if answer.status == 503:
-            self._ledger.answer_seconds.append(seconds)
-            self._ledger.refusal_seconds.append(seconds)
+            self._ledger.refused(seconds)
             if "retry-after" not in answer.headers:
                 self._ledger.unexpected["503 without Retry-After"] += 1
             await asyncio.sleep(AGAIN_SECONDS)
