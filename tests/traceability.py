@@ -4,8 +4,8 @@
     tox run -e matrix              runs first what did not wholly pass here; `-- --run all`: every test that is listed
 
 Numbers and lines are read from the sources. Results come from wherever tests run: pytest, in whichever environment,
-leaves them in its cache, so that nothing runs twice to be counted. What never ran here keeps the result that the
-document had.
+leaves them in .traceability.json, so that nothing runs twice to be counted. What never ran here keeps the result that
+the document had.
 
 Two gates see that the committed document is not stale. test_requirements.py writes it anew with the results that it
 shows, which finds a moved line, a new test, a changed text. With `CI=true` this script writes nothing, and fails unless
@@ -38,8 +38,7 @@ STALE = "docs/traceability.md is stale: run python tests/traceability.py or, whe
 
 PYTEST = Path(sys.executable).with_name("pytest")
 
-CACHED = "traceability/results"
-CACHE = ROOT / ".pytest_cache" / "v" / CACHED
+RESULTS = ROOT / ".traceability.json"
 NOT_RUN = "not run"
 # Of each test in the document: its name, file and result.
 RESULT = re.compile(r"^\| \[`(\w+)`\]\(\.\./(\S+)#[-L\d]+\) \| (.+) \|$", re.MULTILINE)
@@ -185,7 +184,7 @@ def results_in(text: str) -> dict[str, str]:
 
 def results_seen() -> dict[str, str]:
     """What came of each test when it last ran here."""
-    seen: dict[str, str] = json.loads(CACHE.read_text()) if CACHE.exists() else {}
+    seen: dict[str, str] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     return seen
 
 
@@ -206,13 +205,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for report in terminalreporter.stats.get(outcome, []):
             counts[report.nodeid.partition("[")[0]][outcome] += 1
     in_part = {item.nodeid.partition("[")[0] for item in terminalreporter.stats.get("deselected", [])}
-    config.cache.set(
-        CACHED,
-        config.cache.get(CACHED, {})
-        | {
-            test: in_words(count) for test, count in counts.items() if test not in in_part and set(count) != {"skipped"}
-        },
-    )
+    whole = {
+        test: in_words(count) for test, count in counts.items() if test not in in_part and set(count) != {"skipped"}
+    }
+    RESULTS.write_text(json.dumps(results_seen() | whole))
 
 
 def main() -> bool:
