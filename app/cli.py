@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import signal
@@ -10,9 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from email.utils import parsedate_to_datetime
 from tempfile import NamedTemporaryFile
 
 import click
+import httpx
 import jwt
 import uvicorn
 from sqlalchemy.exc import DBAPIError
@@ -23,9 +26,11 @@ from app.metrics import metrics_server
 from app.settings import Settings, SettingsError, read_settings
 from db import schema
 from db.embedded import EmbeddedUnavailable, embedded_server
+from handlers.keys import FETCH_SECONDS, fetch_keys
 
 TRIAL_USER = "demo"
 TOKEN_TTL_SECONDS = 86_400
+CLOCK_TOLERANCE_SECONDS = 5
 
 
 class Commands(click.Group):
@@ -120,7 +125,9 @@ def check() -> None:
         checks.append(schema.Check("settings", True, "complete"))
         with _database(settings) as url:
             checks += schema.check(url)
-        checks.append(_check_keys(settings))
+            if checks[-1].passed:
+                checks += schema.inspect(url, prepare=settings.database_prepare)
+        checks += _check_keys(settings)
     except SettingsError as error:
         checks.append(schema.Check("settings", False, str(error)))
     except EmbeddedUnavailable as error:
@@ -222,9 +229,33 @@ def _greet(settings: Settings, port: int) -> None:
     sys.stdout.flush()
 
 
-def _check_keys(settings: Settings) -> schema.Check:
-    if settings.jwt_jwks_url is not None:
-        return schema.Check("keys", True, f"the issuer's key set, {settings.jwt_jwks_url}")
-    if settings.jwt_secret is not None:
-        return schema.Check("keys", True, "a shared secret, HS256")
-    return schema.Check("keys", True, f"a secret kept in {settings.data_dir}")
+def _check_keys(settings: Settings) -> list[schema.Check]:
+    """The keys are there, and the issuer's clock says the same as this machine's."""
+    if settings.jwt_jwks_url is None:
+        kept = "a shared secret, HS256" if settings.jwt_secret else f"a secret kept in {settings.data_dir}"
+        return [schema.Check("keys", True, kept)]
+    try:
+        usable, said = asyncio.run(_fetch_keys(settings.jwt_jwks_url))
+    except (httpx.HTTPError, TimeoutError, ValueError, RecursionError) as error:
+        why = str(error) or type(error).__name__
+        return [
+            schema.Check("keys", False, f"{settings.jwt_jwks_url}: {why}: correct JWT_JWKS_URL, or start the issuer")
+        ]
+    checks = [schema.Check("keys", True, f"{usable} of the issuer's key set, {settings.jwt_jwks_url}")]
+    try:
+        ahead_seconds = time.time() - parsedate_to_datetime(said or "").timestamp()
+    except ValueError:
+        return checks  # It does not say what time it is.
+    if abs(ahead_seconds) > CLOCK_TOLERANCE_SECONDS:
+        is_off = (
+            f"this clock is {abs(ahead_seconds):.0f} s {'ahead of' if ahead_seconds > 0 else 'behind'} the issuer's"
+        )
+        detail = f"{is_off}, tokens end early or begin late: synchronise both clocks, or set JWT_LEEWAY_SECONDS"
+        return [*checks, schema.Check("clock", False, detail)]
+    return [*checks, schema.Check("clock", True, "the issuer's clock says the same")]
+
+
+async def _fetch_keys(url: str) -> tuple[int, str | None]:
+    async with asyncio.timeout(FETCH_SECONDS), httpx.AsyncClient(timeout=FETCH_SECONDS) as client:
+        usable, _, said = await fetch_keys(url, client)
+    return len(usable), said

@@ -6,21 +6,25 @@ import logging
 import random
 import re
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import psycopg
 import sqlalchemy
-from psycopg import errors
+from psycopg import errors, pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, Engine, NullPool, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex
 
+from db.models import Base
 from db.pool import Pool
-from db.statements import API_ROLE, SCHEMA_VERSION, USER_ID_SETTING
+from db.statements import API_ROLE, DIALECT, SCHEMA_VERSION, USER_ID_SETTING
 from db.url import to_conninfo
 
 if TYPE_CHECKING:
@@ -29,6 +33,16 @@ if TYPE_CHECKING:
 VERSIONS = Path(__file__).with_name("migrations") / "versions"
 
 VERSION = re.compile("[0-9]{4}")
+
+HELP = {
+    "password authentication failed": "the user or the password in DATABASE_URL is wrong",
+    "no password supplied": "DATABASE_URL needs a password",
+    "Connection refused": "no server listens there: start it, or correct host and port in DATABASE_URL",
+    "resolve host": "correct the host in DATABASE_URL",
+    "timeout expired": "nothing answers there: correct host and port in DATABASE_URL, or let the firewall pass it",
+    "does not exist": "create it, or correct DATABASE_URL",
+}
+"""What helps against what libpq says."""
 
 CONNECT_SECONDS = 10
 
@@ -70,14 +84,13 @@ class Check:
 
 def create_engine(url: str) -> Engine:
     """An engine for migrations and checks; libpq reads the URL, so that it may say all that libpq understands."""
+    return sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: _connect(url), poolclass=NullPool)
+
+
+def _connect(url: str) -> psycopg.Connection:
     parameters = {"connect_timeout": CONNECT_SECONDS} | conninfo_to_dict(to_conninfo(url))
-    conninfo = make_conninfo("", **parameters)
-    return sqlalchemy.create_engine(
-        "postgresql+psycopg://",
-        # Statements are not prepared, since a pooler between here and the server may not know how.
-        creator=lambda: psycopg.connect(conninfo, prepare_threshold=None),
-        poolclass=NullPool,
-    )
+    # Statements are not prepared, since a pooler between here and the server may not know how.
+    return psycopg.connect(make_conninfo("", **parameters), prepare_threshold=None)
 
 
 def explain(error: DBAPIError) -> str:
@@ -192,7 +205,66 @@ def check(url: str) -> list[Check]:
         with create_engine(url).connect() as connection:
             return examine(connection)
     except DBAPIError as error:
-        return [Check("database", False, explain(error))]
+        said = explain(error)
+        helps = [sentence for phrase, sentence in HELP.items() if phrase in said]
+        return [Check("database", False, ": ".join([said, *helps[:1]]))]
+
+
+def inspect(url: str, *, prepare: bool) -> list[Check]:
+    """What a service starts without, but does not run well without, of a database that `check` passed.
+
+    With `prepare`, also whether the pooler on the way, if there is one, keeps prepared statements.
+    """
+    try:
+        with create_engine(url).connect() as connection:
+            checks = [_check_indexes(connection)]
+        return [*checks, _check_preparing(url)] if prepare else checks
+    except (DBAPIError, psycopg.Error) as error:
+        return [Check("database", False, explain(error) if isinstance(error, DBAPIError) else type(error).__name__)]
+
+
+def _check_indexes(connection: Connection) -> Check:
+    """Every index that the models name is there, and whole: one that was built concurrently may not be."""
+    valid = set(
+        connection.scalars(
+            text(
+                """
+                select indexrelid::regclass::text from pg_index
+                where indisvalid and indrelid in (to_regclass('users'), to_regclass('tasks'))
+                """
+            )
+        )
+    )
+    for table in Base.metadata.sorted_tables:
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            if index.name not in valid:
+                create = " ".join(str(CreateIndex(index).compile(dialect=DIALECT)).split())
+                return Check(
+                    "indexes",
+                    False,
+                    f"{index.name} is missing or invalid, so that {table.name} is searched row by row: run `drop index"
+                    f" if exists {index.name}; {create.replace('INDEX', 'INDEX CONCURRENTLY', 1)}`",
+                )
+    return Check("indexes", True, "complete")
+
+
+def _check_preparing(url: str) -> Check:
+    """Two clients may prepare statements of one name, and run them later; a pooler might mix up whose is whose."""
+    name = f"taskpact_check_{uuid4().hex}".encode()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(_connect(url)).pgconn for _ in range(2)]
+        results = [client.prepare(name, b"select 1") for client in clients]
+        results += [client.exec_prepared(name, ()) for client in (*clients, *clients)]
+        for client in clients:
+            client.exec_(b"deallocate " + name)
+    if any(result.status == pq.ExecStatus.FATAL_ERROR for result in results):
+        return Check(
+            "prepared statements",
+            False,
+            "the pooler does not keep them: set DATABASE_PREPARE=false, or give it PgBouncer 1.21 or later"
+            " with max_prepared_statements",
+        )
+    return Check("prepared statements", True, "kept from one transaction to the next")
 
 
 def examine(connection: Connection) -> list[Check]:

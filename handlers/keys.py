@@ -124,10 +124,7 @@ class KeySet:
         self._attempted_at_seconds = time.monotonic()
         try:
             async with asyncio.timeout(FETCH_SECONDS):
-                published = await self._download()
-            keys = _usable(published)
-            if not keys:
-                raise ValueError("the key set has no usable key")
+                keys, published, _ = await fetch_keys(self._url, self._client)
         except (httpx.HTTPError, TimeoutError, ValueError, RecursionError) as error:
             logger.warning("key_set_refused", reason=str(error) or type(error).__name__)
             return
@@ -136,25 +133,37 @@ class KeySet:
         self._keys, self._published = keys, published
         self._stale_at_seconds = time.monotonic() + REFRESH_SECONDS
 
-    async def _download(self) -> dict[object, Any]:
-        """The published keys by id, whatever they are."""
-        body = b""
-        async with self._client.stream("GET", self._url, headers={"Accept": "application/json"}) as response:
-            if response.status_code != httpx.codes.OK:
-                raise ValueError(f"the issuer answered {response.status_code}")
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > FETCH_LIMIT_BYTES:
-                    raise ValueError("the key set is too large")
-        key_set = msgspec.json.decode(body)
-        if not isinstance(key_set, dict) or not isinstance(key_set.get("keys"), list):
-            raise ValueError("the answer is not a key set")  # noqa: TRY004 - what was sent is wrong, not what was passed
-        # Keys without an id stand under their own content, so that none hides another.
-        return {
-            msgspec.json.encode(key) if key.get("kid") is None else key["kid"]: key
-            for key in key_set["keys"]
-            if isinstance(key, dict) and isinstance(key.get("kid"), str | None)
-        }
+
+async def fetch_keys(
+    url: str, client: httpx.AsyncClient
+) -> tuple[dict[object, jwt.PyJWK], dict[object, Any], str | None]:
+    """The usable keys and the published ones, whatever they are, by id; and the time that the issuer says it is.
+
+    Raises:
+        httpx.HTTPError: the issuer cannot be reached.
+        ValueError: what it answers is no key set with a usable key.
+    """
+    body = b""
+    async with client.stream("GET", url, headers={"Accept": "application/json"}) as response:
+        if response.status_code != httpx.codes.OK:
+            raise ValueError(f"the issuer answered {response.status_code}")
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > FETCH_LIMIT_BYTES:
+                raise ValueError("the key set is too large")
+    key_set = msgspec.json.decode(body)
+    if not isinstance(key_set, dict) or not isinstance(key_set.get("keys"), list):
+        raise ValueError("the answer is not a key set")  # noqa: TRY004 - what was sent is wrong, not what was passed
+    # Keys without an id stand under their own content, so that none hides another.
+    published = {
+        msgspec.json.encode(key) if key.get("kid") is None else key["kid"]: key
+        for key in key_set["keys"]
+        if isinstance(key, dict) and isinstance(key.get("kid"), str | None)
+    }
+    usable = _usable(published)
+    if not usable:
+        raise ValueError("the key set has no usable key")
+    return usable, published, response.headers.get("date")
 
 
 def _usable(published: dict[object, Any]) -> dict[object, jwt.PyJWK]:
