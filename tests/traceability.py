@@ -7,9 +7,9 @@ Numbers and lines are read from the sources. Results come from wherever tests ru
 leaves them in .traceability.json, so that nothing runs twice to be counted. What never ran here keeps the result that
 the document had.
 
-Two gates see that the committed document is not stale. test_requirements.py writes it anew with the results that it
-shows, which finds a moved line, a new test, a changed text. With `CI=true` this script writes nothing, and fails unless
-the document is to the byte what the tests of that checkout gave: in `.ci/run` it comes last, when all of them have run.
+Two gates see that the committed document is not stale. test_requirements.py runs nothing: it finds a moved line, a new
+test, a changed text, a case more than passed. With `CI=true` this script writes nothing, and fails unless the document
+is to the byte what the tests of that checkout gave: in `.ci/run` it comes last, when all of them have run.
 """
 
 from __future__ import annotations
