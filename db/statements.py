@@ -33,6 +33,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
     text,
@@ -118,7 +119,7 @@ def _list(*, completed: bool, cursor: bool) -> Select[Any]:
         page = page.where(Task.id < CURSOR)
     # That the limit is small must be known without its value: for a user with many tasks, a plan for any limit looks
     # so dear that the server would plan each page anew, which takes as long as reading it.
-    rows = page.limit(PAGE_LIMIT).cte("task")
+    rows = page.limit(literal_column(str(PAGE_LIMIT))).cte("task")
     return select(func.row_to_json(rows.table_valued()), rows.c.id).order_by(rows.c.id.desc()).limit(LIMIT)
 
 
