@@ -24,7 +24,7 @@ import openapi
 from app.logs import configure_logs, request_logger
 from app.metrics import Metrics, new_metrics
 from app.middleware import RequestLog
-from app.pages import EXCEPTIONS, ROUTES, contract_routes, to_starlette
+from app.pages import EXCEPTIONS, ROUTES, contract_routes, policies, to_starlette
 from app.settings import Settings, SettingsError, read_settings
 from db import schema
 from db.pool import Pool
@@ -76,6 +76,7 @@ def create_app(settings: Settings) -> ASGIApp:
     """
     metrics = new_metrics()
     on_error = to_starlette(problems.answer)
+    documentation = SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs")
     # From the outside in: what is not in the contract falls through to the pages.
     middlewares: list[Any] = [
         partial(ContractMiddleware, on_error=problems.answer, state_names=("tasks",)),
@@ -88,7 +89,7 @@ def create_app(settings: Settings) -> ASGIApp:
         Router([*ROUTES, *contract_routes(CONTRACT)], redirect_slashes=False),
         lifespan=_lifespan(settings, metrics),
         middlewares=middlewares,
-        swagger_ui_options=SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs"),
+        swagger_ui_options=documentation,
     )
     connexion_app.add_api(CONTRACT)
     app: ASGIApp = connexion_app
@@ -103,7 +104,12 @@ def create_app(settings: Settings) -> ASGIApp:
             max_age=CORS_MAX_AGE_SECONDS,
         )
     observers = request_logger(settings.log_level, settings.log_format), metrics and metrics.observe
-    return RequestLog(app, *[observe for observe in observers if observe])
+    return RequestLog(
+        app,
+        *[observe for observe in observers if observe],
+        hsts_seconds=settings.hsts_seconds,
+        policies=policies(documentation),
+    )
 
 
 def from_environment() -> ASGIApp:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import uuid_utils
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,14 +18,42 @@ REQUEST_ID = re.compile(rb"[0-9A-Za-z._~:/+=-]{1,128}")
 TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """The trace that a request belongs to (W3C Trace Context, section 3.2)."""
 
+RawHeaders = list[tuple[bytes, bytes]]
+
+NOTHING = "default-src 'none'; frame-ancestors 'none'"
+"""The Content-Security-Policy of what is no page: should a browser show it as one, it may do nothing."""
+
+
+def security_headers(policy: str = NOTHING, hsts_seconds: int = 0) -> RawHeaders:
+    """What tells browsers not to guess, not to tell, and what a page may do; with seconds, to come by HTTPS alone."""
+    headers = [
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"content-security-policy", policy.encode()),
+    ]
+    if hsts_seconds:
+        headers.append((b"strict-transport-security", b"max-age=%d" % hsts_seconds))
+    return headers
+
 
 class RequestLog:
-    """Gives each request an id, its caller's or a new one, tells it with the answer, and logs who was answered what."""
+    """Gives each request an id, its caller's or a new one, tells it with the answer, and logs who was answered what.
 
-    def __init__(self, app: ASGIApp, *observers: Callable[[RequestLine], None]) -> None:
-        """Whoever observes is told of every request when it is over."""
+    Each answer has the security headers, those of pages with policies of their own.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *observers: Callable[[RequestLine], None],
+        hsts_seconds: int = 0,
+        policies: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Whoever observes is told of every request when it is over; `policies` are those of pages, by their paths."""
         self.app = app
         self.observers = observers
+        self.headers = security_headers(NOTHING, hsts_seconds)
+        self.page_headers = {path: security_headers(policy, hsts_seconds) for path, policy in policies.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,7 +75,8 @@ class RequestLog:
             nonlocal status
             if status is None:
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                security = self.page_headers.get(scope["path"], self.headers)
+                message["headers"] = [*message.get("headers", ()), *security, (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:

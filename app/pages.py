@@ -1,21 +1,28 @@
-"""What is outside the contract: health, readiness, the contract itself and its documentation."""
+"""What is outside the contract: the first page, health, readiness, the contract itself and its documentation."""
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import yaml
 from connexion.lifecycle import ConnexionResponse
+from connexion.options import SwaggerUIConfig, SwaggerUIOptions
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+from starlette.templating import Jinja2Templates
 from starlette.types import Scope
 
 from db.schema import check_version
 from handlers.problems import Ending
+
+HOME = Path(__file__).with_name("home.html").read_text("utf-8")
 
 OnError = Callable[[Request, Exception], Response]
 
@@ -40,8 +47,29 @@ async def readyz(request: Request) -> Response:
 
 
 async def home(_request: Request) -> Response:
-    """Leads to the documentation."""
-    return RedirectResponse("/docs/")
+    """Tells what this is, and leads on."""
+    return HTMLResponse(HOME)
+
+
+def policies(documentation: SwaggerUIOptions) -> dict[str, str]:
+    """The Content-Security-Policy of each page, by its path: its own scripts and styles, and no other host."""
+    configured = SwaggerUIConfig(documentation, oas_version=(3, 0, 3))
+    # The page as Connexion serves it, to know what stands in it.
+    template = Jinja2Templates(configured.swagger_ui_template_dir).get_template("index.j2")
+    page = template.render(openapi_spec_url=configured.openapi_spec_path)
+    swagger_ui = _policy(page, script="'self'", style="'self'", img="'self' data:", connect="'self'")
+    return {"/": _policy(HOME)} | dict.fromkeys(
+        [f"{configured.swagger_ui_path}/", f"{configured.swagger_ui_path}/index.html"], swagger_ui
+    )
+
+
+def _policy(page: str, **sources: str) -> str:
+    """A policy that lets a page load from these sources, and beside that only what stands in it."""
+    for kind, text in re.findall(r"<(script|style)>(.*?)</\1>", page, re.DOTALL):
+        digest = b64encode(sha256(text.encode()).digest()).decode()
+        sources[kind] = f"{sources.get(kind, '')} 'sha256-{digest}'".lstrip()
+    own = "".join(f" {kind}-src {source};" for kind, source in sources.items())
+    return f"default-src 'none';{own} base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
 def contract_routes(contract: Path) -> list[Route]:

@@ -23,9 +23,12 @@ from starlette.exceptions import HTTPException
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.middleware import security_headers
 from handlers import problems
 
 logger = structlog.get_logger()
+
+SECURITY_HEADERS: Final = security_headers()
 
 HEAD_LIMIT_BYTES: Final = 65_536
 MESSAGE_LIMIT_BYTES: Final = 1_048_576
@@ -205,7 +208,8 @@ class Protocol(HttpToolsProtocol):
         answer = problems.answer({"state": {"request_id": str(uuid_utils.uuid4())}}, HTTPException(status))
         body: bytes = answer.body
         head = [STATUS_LINE[status]]
-        for name, value in [*self.server_state.default_headers, (b"content-type", problems.MEDIA_TYPE.encode())]:
+        content_type = (b"content-type", problems.MEDIA_TYPE.encode())
+        for name, value in [*self.server_state.default_headers, *SECURITY_HEADERS, content_type]:
             head += [name, b": ", value, b"\r\n"]
         self.transport.write(b"%scontent-length: %d\r\nconnection: close\r\n\r\n%s" % (b"".join(head), len(body), body))
         self.transport.close()

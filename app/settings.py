@@ -168,6 +168,9 @@ class Settings:
         "DRAIN_SECONDS", _whole_number(0, 600), 0, "how long to serve on, but not be ready, before ending"
     )
     cors_origins: tuple[str, ...] = _variable("CORS_ORIGINS", _origins, (), "origins that browsers may call from")
+    hsts_seconds: int = _variable(
+        "HSTS_SECONDS", _whole_number(0, 63_072_000), 0, "for how long browsers shall come by HTTPS alone; 0: not said"
+    )
     log_level: str = _variable(
         "LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info", "what is worth a line"
     )

@@ -41,6 +41,7 @@ GOOD = [
     ("LOG_LEVEL", "debug", "log_level", "debug"),
     ("LOG_FORMAT", "json", "log_format", "json"),
     ("PROVISION_USERS", "false", "provision_users", False),
+    ("HSTS_SECONDS", "31536000", "hsts_seconds", 31_536_000),
 ]  # fmt: skip
 
 BAD = {
@@ -91,6 +92,7 @@ BAD = {
     "LOG_LEVEL": ["DEBUG", "trace"],
     "LOG_FORMAT": ["text"],
     "PROVISION_USERS": ["yes"],
+    "HSTS_SECONDS": ["-1", "x", "63072001"],
 }
 
 VARIABLES = [*BAD, "JWT_ISSUER", "JWT_AUDIENCE", "HOST", "TASKPACT_DATA_DIR"]
