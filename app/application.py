@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
+import structlog
+import yaml
 from connexion.middleware import ConnexionMiddleware
 from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.swagger_ui import SwaggerUIMiddleware
@@ -33,6 +36,11 @@ from handlers import problems
 from handlers.keys import Keys, KeySet, SharedSecret
 from handlers.tokens import Verifier
 from openapi.engine import ContractMiddleware
+
+if TYPE_CHECKING:
+    from app.tracing import Tracing
+
+logger = structlog.get_logger()
 
 CONTRACT = Path(openapi.__file__).with_name("openapi.yaml")
 
@@ -75,6 +83,7 @@ def create_app(settings: Settings) -> ASGIApp:
         UnsupportedConstruct: the contract says something that the engine does not implement.
     """
     metrics = new_metrics()
+    tracing = _tracing()
     on_error = to_starlette(problems.answer)
     documentation = SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs")
     # From the outside in: what is not in the contract falls through to the pages.
@@ -87,7 +96,7 @@ def create_app(settings: Settings) -> ASGIApp:
     connexion_app = ConnexionMiddleware(
         # A redirect to the path without its slash would go to whatever host the client names.
         Router([*ROUTES, *contract_routes(CONTRACT)], redirect_slashes=False),
-        lifespan=_lifespan(settings, metrics),
+        lifespan=_lifespan(settings, metrics, tracing),
         middlewares=middlewares,
         swagger_ui_options=documentation,
     )
@@ -103,6 +112,8 @@ def create_app(settings: Settings) -> ASGIApp:
             expose_headers=RESPONSE_HEADERS,
             max_age=CORS_MAX_AGE_SECONDS,
         )
+    if tracing:
+        app = tracing.requests(app)
     observers = request_logger(settings.log_level, settings.log_format), metrics and metrics.observe
     return RequestLog(
         app,
@@ -119,7 +130,7 @@ def from_environment() -> ASGIApp:
     return create_app(settings)
 
 
-def _lifespan(settings: Settings, metrics: Metrics | None) -> Callable[[Any], Any]:
+def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | None) -> Callable[[Any], Any]:
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL must be set")
     url = settings.database_url.reveal()
@@ -131,7 +142,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None) -> Callable[[Any], An
                 raise StartRefused(f"{check.name}: {check.detail}")
         async with (
             _keys(settings) as keys,
-            Pool(
+            (tracing.pool if tracing else Pool)(
                 url,
                 size=settings.database_pool_size // settings.workers,
                 prepare=settings.database_prepare,
@@ -155,8 +166,32 @@ def _lifespan(settings: Settings, metrics: Metrics | None) -> Callable[[Any], An
                     "tasks": Tasks(pool, provision_users=settings.provision_users),
                     "verifier": verifier,
                 }
+            if tracing:
+                await asyncio.to_thread(tracing.close)
 
     return lifespan
+
+
+def _tracing(variables: Mapping[str, str] = os.environ) -> Tracing | None:
+    """Tracing, where the environment names a collector and does not switch it off."""
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    is_off = variables.get("OTEL_TRACES_EXPORTER") == "none" or variables.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if is_off or not any(variables.get(name) for name in names):
+        return None
+    try:
+        from app.tracing import Tracing  # noqa: PLC0415 - an extra
+    except ImportError:
+        logger.warning("tracing_off", reason="a collector is named, but taskpact[otel] is not installed")
+        return None
+    paths: dict[str, dict[str, Any]] = yaml.safe_load(CONTRACT.read_bytes())["paths"]
+    return Tracing(
+        {
+            operation["operationId"]: path
+            for path, item in paths.items()
+            for operation in item.values()
+            if "operationId" in operation
+        }
+    )
 
 
 @asynccontextmanager
