@@ -85,6 +85,7 @@ class Operation:
                 for media_type in response.validators
             )
         )
+        self.usual_accepts = frozenset([b"", b"*/*", *(media_type.encode() for media_type in self.media_types)])
         self.wanted = self._wanted(arguments.union(state_names))
         self.wanted_state = tuple(self.wanted - arguments)
 
@@ -130,8 +131,8 @@ class Operation:
                 raise OAuthProblem(detail="The token is not valid.")
             if "user" in self.wanted:
                 arguments["user"] = user
-        accept = headers.get(b"accept")
-        if accept and self.media_types and not accepts(accept, self.media_types):
+        accept = headers.get(b"accept", b"")
+        if accept not in self.usual_accepts and self.media_types and not accepts(accept, self.media_types):
             raise NotAcceptable(self.media_types)
         self._read_parameters(arguments, scope["query_string"], headers, path_values)
         if self.body:

@@ -664,6 +664,17 @@ def test_405_names_every_method_that_there_is(routed: Service, method: str, path
     assert isinstance(routed.errors[-1], HTTPException)
 
 
+@pytest.mark.parametrize(("value", "is_described"), [("a", True), ("b", False), ("long", False)])
+def test_a_listed_value_of_a_header_must_be_as_described_too(value: str, is_described: bool) -> None:
+    described = with_response("204", headers={"X-A": {"schema": STRING | {"enum": ["a", "long"], "maxLength": 3}}})
+    service = Service(described, answering(lambda: ConnexionResponse(204, headers={"X-A": value})))
+
+    answer = service.request("GET", "/things")
+
+    assert answer.header(b"x-a") == (b"a" if is_described else None)
+    assert [type(error) for error in service.errors] == ([] if is_described else [NonConformingResponseHeaders])
+
+
 @pytest.mark.parametrize(
     ("path", "allow"),
     [("/things", b"GET, HEAD, OPTIONS, POST"), ("/things/a", b"DELETE, GET, HEAD, OPTIONS")],
