@@ -53,7 +53,7 @@ class Task(Base):
         CheckConstraint(
             "(idempotency_key is null) = (idempotency_fingerprint is null)", name="tasks_idempotency_complete"
         ),
-        Index("tasks_id", "id"),
+        Index("tasks_id", "id", postgresql_using="hash"),
         Index("tasks_user_id_completed_id", "user_id", "completed", "id"),
         Index(
             "tasks_user_id_idempotency_key",

@@ -138,7 +138,7 @@ def migrated_and(statement: str) -> Callable[[str], None]:
             migrated_and("drop index tasks_id"),
             "indexes",
             "tasks_id is missing or invalid, so that tasks is searched row by row: run `drop index if exists tasks_id;"
-            " CREATE INDEX CONCURRENTLY tasks_id ON tasks (id)`",
+            " CREATE INDEX CONCURRENTLY tasks_id ON tasks USING hash (id)`",
             id="no-index",
         ),
         pytest.param(
