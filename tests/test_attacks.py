@@ -34,9 +34,10 @@ import structlog
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
+from msgspec.structs import asdict
 from structlog.testing import LogCapture
 
-from app import middleware
+from app import application
 from conftest import SECRET, Person, make_token, running, running_process
 from handlers import keys, problems
 
@@ -212,8 +213,9 @@ def log() -> Iterator[list[dict[str, Any]]]:
         None, processors=[capture], wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False
     )
     with pytest.MonkeyPatch.context() as patch:
-        for module in (problems, middleware, keys):
+        for module in (problems, keys):
             patch.setattr(module, "logger", logger)
+        patch.setattr(application, "request_logger", lambda *_: lambda line: capture.entries.append(asdict(line)))
         yield capture.entries
 
 
