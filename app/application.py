@@ -59,6 +59,7 @@ REQUEST_HEADERS = (
 """What scripts of another origin may send, beside what any page may."""
 
 RESPONSE_HEADERS = (
+    "Allow",
     "Content-Location",
     "ETag",
     "Link",

@@ -193,6 +193,30 @@ def test_only_the_first_return_preference_counts(alice: Person, prefer: str | No
     assert answer.status_code == (204 if is_minimal else 200)
 
 
+SAFELISTED = {"Cache-Control", "Content-Type"}
+"""What scripts may read of every answer (Fetch standard)."""
+
+BETWEEN = {"Content-Encoding", "Vary"}
+"""What browsers and caches read, and scripts have no use for."""
+
+
+@pytest.mark.requirement("FR-20")
+def test_scripts_of_allowed_origins_may_send_and_read_every_header_of_the_contract(database_url: str) -> None:
+    components = yaml.safe_load(CONTRACT.read_text())["components"]
+    sent = {item["name"] for item in components["parameters"].values() if item["in"] == "header"}
+    read = {name for answer in components["responses"].values() for name in answer.get("headers", {})}
+    origin = {"Origin": "https://app.example"}
+
+    with running(database_url, CORS_ORIGINS="https://app.example") as url:
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": ",".join(sent).lower()}
+        preflight = httpx.options(f"{url}/api/alice/tasks", headers=origin | asked)
+        answer = httpx.get(f"{url}/api/alice/tasks", headers=origin)
+
+    assert (preflight.status_code, preflight.text) == (200, "OK")
+    exposed = set(answer.headers["access-control-expose-headers"].split(", "))
+    assert read - SAFELISTED - BETWEEN - exposed == set()
+
+
 CODINGS = [
     ("gzip", True),
     ("deflate, GZip;q=0.5, br", True),
