@@ -121,8 +121,8 @@ class Pool:
     async def run(self, user_id: str, statement: Statement, values: Values, *, repeatable: bool = False) -> list[Row]:
         """Runs the statement as `user_id` in one round trip and returns its rows, in text format.
 
-        It is run once more where the first time did nothing, and where the answer was lost if it only reads, or is
-        `repeatable`: whoever says so finds out whether it was done twice.
+        It is run again, twice at most, where that did nothing, and where the answer was lost if it only reads, or is
+        `repeatable`: whoever says so finds out whether it had been done.
 
         Raises:
             DatabaseUnavailable: no connection, or no answer, in time, or the server cannot work (503).
@@ -133,8 +133,7 @@ class Pool:
         claims = user_id.encode()
         give_up_at = time.monotonic() + self._wait_seconds
         may_be_done = False
-        is_repeated = False
-        while True:
+        for tries_left in (2, 1, 0):
             try:
                 return await self._run(claims, statement, values, give_up_at)
             except (psycopg.Error, TimeoutError) as error:
@@ -143,11 +142,11 @@ class Pool:
                 may_repeat = isinstance(error, self._undone) or (
                     isinstance(error, AnswerLost) and (repeatable or not statement.writes)
                 )
-                if is_repeated or not may_repeat:
+                if not (may_repeat and tries_left):
                     if not _is_operational(error):
                         raise
                     raise _meaning(error, statement, may_be_done=may_be_done)(str(error)) from error
-            is_repeated = True
+        raise AssertionError("the last try returns or raises")
 
     async def _run(self, claims: bytes, statement: Statement, values: Values, give_up_at: float) -> list[Row]:
         connection = self._idle.pop() if self._idle else await self._acquire(give_up_at)

@@ -53,6 +53,8 @@ class Ledger:
     """Owner and title of tasks whose creation was not answered; each title is used once."""
     count: Counter[str] = field(default_factory=Counter)
     """By outcome: `writes`, `acknowledged`, `refused`, `unknown`, `reads`, `failed_reads`, `unreachable`."""
+    problems: Counter[str] = field(default_factory=Counter)
+    """By type: the answers that were 503."""
     unexpected: Counter[str] = field(default_factory=Counter)
     """What should not have happened at all."""
     answer_seconds: list[float] = field(default_factory=list)
@@ -77,7 +79,8 @@ class Ledger:
         """Seconds from this moment to the last refusal after it."""
         return max((at for at in self.refused_at if at >= moment), default=moment) - moment
 
-    def refused(self, seconds: float) -> None:
+    def refused(self, seconds: float, problem: str) -> None:
+        self.problems[problem] += 1
         self.answer_seconds.append(seconds)
         self.refusal_seconds.append(seconds)
         self.refused_at.append(time.monotonic())

@@ -231,7 +231,7 @@ class Somebody:
                 return None
         seconds = time.monotonic() - started
         if answer.status == 503:
-            self._ledger.refused(seconds)
+            self._ledger.refused(seconds, json.loads(answer.body)["type"].removeprefix(TYPE_PREFIX))
             if "retry-after" not in answer.headers:
                 self._ledger.unexpected["503 without Retry-After"] += 1
             await asyncio.sleep(AGAIN_SECONDS)

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
@@ -16,6 +18,7 @@ from typing import Self
 
 import psutil
 import psycopg
+import pytest
 
 from conftest import free_port
 
@@ -123,6 +126,12 @@ class Postgres:
             for command in commands:
                 connection.execute(command)
 
+    def value(self, query: str) -> object:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            row = connection.execute(query).fetchone()
+            assert row is not None
+            return row[0]
+
     def replica(self) -> Postgres:
         """A server that streams from this one, not started yet."""
         other = Postgres()
@@ -132,6 +141,25 @@ class Postgres:
     def promote(self) -> None:
         """Makes a replica a primary and waits until it is."""
         self.execute("select pg_promote(true)")
+
+
+@contextmanager
+def small_disk(server: Postgres, megabytes: int = 40) -> Iterator[Path]:
+    """A disk of this size, with a folder `space` of the server's on it; skips where none may be mounted."""
+    disk = server.folder / "disk"
+    disk.mkdir()
+    owner = server.folder.stat()
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "taskpact-faults", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        disk.rmdir()
+        pytest.skip("no disk may be mounted here")
+    try:
+        (disk / "space").mkdir()
+        os.chown(disk / "space", owner.st_uid, owner.st_gid)
+        yield disk
+    finally:
+        subprocess.run(["/bin/umount", disk], check=True)
+        disk.rmdir()
 
 
 def _is_alive(process: psutil.Process) -> bool:
