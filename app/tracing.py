@@ -15,7 +15,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.trace import SpanKind, StatusCode, Tracer
+from opentelemetry.trace import SpanKind, StatusCode, Tracer, get_current_span, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,44 +67,51 @@ class TracedRequests:
         state = scope["state"]
         given = state["traceparent"]
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
-        with self.tracing.tracer.start_as_current_span(
+        span = self.tracing.tracer.start_span(
             method,
             context=TRACE_CONTEXT.extract({"traceparent": given}, Context()) if given else Context(),
             kind=SpanKind.SERVER,
-            record_exception=False,
-            attributes={
-                "http.request.method": method,
-                "url.scheme": scope["scheme"],
-                "taskpact.request_id": state["request_id"],
-            },
-        ) as span:
-            context = span.get_span_context()
-            state["traceparent"] = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        )
+        if not span.is_recording():
+            # It is not among the sample: nothing more is done for it.
+            await self.app(scope, receive, send)
+            return
+        context = span.get_span_context()
+        state["traceparent"] = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
-            async def tell(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
-                    if message["status"] >= 500:  # noqa: PLR2004 - these are faults of the server (RFC 9110, 15.6)
-                        span.set_status(StatusCode.ERROR)
-                await send(message)
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                span.set_attribute("http.response.status_code", message["status"])
+                if message["status"] >= 500:  # noqa: PLR2004 - these are faults of the server (RFC 9110, 15.6)
+                    span.set_status(StatusCode.ERROR)
+            await send(message)
 
+        with use_span(span, end_on_exit=True, record_exception=False):
             try:
                 await self.app(scope, receive, tell)
             finally:
+                attributes = {
+                    "http.request.method": method,
+                    "url.scheme": scope["scheme"],
+                    "taskpact.request_id": state["request_id"],
+                }
                 operation = state.get("operation_id")
                 if operation:
                     span.update_name(operation)
-                    span.set_attribute("http.route", self.tracing.routes[operation])
+                    attributes["http.route"] = self.tracing.routes[operation]
+                span.set_attributes(attributes)
 
 
 class TracedPool(Pool):
-    """A pool that gives each statement a span."""
+    """A pool that gives each statement of a request that has a span another one."""
 
     def __init__(self, tracer: Tracer, conninfo: str, **options: Any) -> None:
         super().__init__(conninfo, **options)
         self._tracer = tracer
 
     async def run(self, user_id: str, statement: Statement, values: Values, **options: Any) -> list[Row]:
+        if not get_current_span().is_recording():
+            return await super().run(user_id, statement, values, **options)
         name = statement.name.decode()
         attributes = {
             "db.system.name": "postgresql",
