@@ -76,7 +76,9 @@ def test_a_toggle_answers_the_task_and_says_where_it_is(alice: Person) -> None:
 
 
 @pytest.mark.requirement("FR-07", "FR-08")
-@pytest.mark.parametrize("path", [*(path for path, item in PATHS.items() if "get" in item), *PAGES])
+@pytest.mark.parametrize(
+    "path", [*(path for path, item in PATHS.items() if "get" in item), "/api/{user_id}/tasks?limit=100", *PAGES]
+)
 def test_head_has_the_headers_of_get_and_no_body(large: Person, path: str) -> None:
     url = path.format(user_id=large.id, task_id=create(large)[0])
     got, head = large.client.get(url), large.client.head(url)
