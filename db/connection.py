@@ -8,6 +8,7 @@ claims' local settings hold for the statement and are gone after it, and a faile
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -62,6 +63,8 @@ class Connection:
         self._connection = connection
         self._pgconn: PGconn = connection.pgconn
         self._socket = self._pgconn.socket
+        self._is_reset = select.poll()
+        self._is_reset.register(self._socket, 0)
         self._prepare = prepare
         self._statement_timeout = b"%dms" % (statement_seconds * 1000)
         self._answer_seconds = statement_seconds + GRACE_SECONDS
@@ -165,22 +168,12 @@ class Connection:
         try:
             self._pgconn.consume_input()
             if self._waiter is None or not self._take_results():
-                self._watch_anew()
+                # More must come. uvloop tells once that a socket was reset, and never again, although what came before
+                # the reset is read first.
+                while self._is_reset.poll(0):
+                    self._pgconn.consume_input()
         except psycopg.Error as error:
-            self._fail(self._last_words() or error)
-
-    def _watch_anew(self) -> None:
-        """More must come: the rest of an answer, or of a farewell.
-
-        uvloop calls back once for a socket that was reset, then never again, although what came before the reset is
-        read first.
-        """
-        self._loop.remove_reader(self._socket)
-        if self._writing:
-            self._loop.remove_writer(self._socket)
-            self._writing = False
-            self._flush()
-        self._loop.add_reader(self._socket, self._on_readable)
+            self._fail(error)
 
     def _take_results(self) -> bool:
         """Whether the answer is complete."""
@@ -229,7 +222,7 @@ class Connection:
 
     def _fail(self, error: psycopg.Error) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
+            self._waiter.set_exception(self._last_words() or error)
         self.close()
 
     def _expire(self) -> None:

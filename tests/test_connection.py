@@ -17,7 +17,7 @@ from psycopg import errors
 from conftest import new_database
 from db import schema
 from db.connection import Connection
-from db.pool import DatabaseUnavailable, Pool
+from db.pool import DatabaseUnavailable, OutcomeUnknown, Pool, WritesUnavailable
 from db.statements import Statement
 from db.tasks import Tasks, User
 from proxy import Proxy
@@ -262,6 +262,40 @@ def test_claims_never_bleed_from_one_caller_to_the_next(database_url: str, prepa
                     assert await pool.run(name, WHO, ()) == [(b"taskpact_api", name.encode(), b"UTC")]
 
             await asyncio.gather(*map(caller, range(40)))
+
+    run(main)
+
+
+@pytest.mark.requirement("FR-18")
+@pytest.mark.parametrize(
+    ("sqlstate", "reading", "writing"),
+    [
+        pytest.param("08006", DatabaseUnavailable, OutcomeUnknown, id="connection_failure"),
+        pytest.param("25006", DatabaseUnavailable, WritesUnavailable, id="read_only_sql_transaction"),
+        pytest.param("40001", DatabaseUnavailable, DatabaseUnavailable, id="serialization_failure"),
+        pytest.param("53100", DatabaseUnavailable, WritesUnavailable, id="disk_full"),
+        pytest.param("53200", DatabaseUnavailable, DatabaseUnavailable, id="out_of_memory"),
+        pytest.param("55P03", DatabaseUnavailable, DatabaseUnavailable, id="lock_not_available"),
+        pytest.param("57014", DatabaseUnavailable, DatabaseUnavailable, id="query_canceled"),
+        pytest.param("58030", DatabaseUnavailable, DatabaseUnavailable, id="io_error"),
+        pytest.param("22012", errors.DivisionByZero, errors.DivisionByZero, id="division_by_zero"),
+        pytest.param("42501", errors.InsufficientPrivilege, errors.InsufficientPrivilege, id="insufficient_privilege"),
+        pytest.param("XX000", errors.InternalError_, errors.InternalError_, id="internal_error"),
+    ],
+)
+def test_what_the_server_says_is_its_state_or_our_fault(
+    database_url: str, sqlstate: str, reading: type[Exception], writing: type[Exception]
+) -> None:
+    """And it says it to a read and to a write."""
+    sql = f"do $$ begin raise exception using errcode = '{sqlstate}'; end $$".encode()
+
+    async def main() -> None:
+        async with Pool(database_url, size=1) as pool:
+            for writes, expected in ((False, reading), (True, writing)):
+                with pytest.raises(expected) as raised:
+                    await pool.run("alice", Statement(b"raise_%d" % writes, sql, (), writes), ())
+                assert raised.type is expected
+            assert await pool.run("alice", WHO, ()) == [(b"taskpact_api", b"alice", b"UTC")]
 
     run(main)
 
