@@ -24,6 +24,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp
 
 import openapi
+from app.admission import Admission
 from app.logs import configure_logs, request_logger
 from app.metrics import Metrics, new_metrics
 from app.middleware import RequestLog
@@ -131,6 +132,11 @@ def from_environment() -> ASGIApp:
     return create_app(settings)
 
 
+def _share(settings: Settings, whole: int) -> int:
+    """One worker's part of what the service may have."""
+    return max(1, whole // settings.workers)
+
+
 def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | None) -> Callable[[Any], Any]:
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL must be set")
@@ -145,7 +151,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
             _keys(settings) as keys,
             (tracing.pool if tracing else Pool)(
                 url,
-                size=settings.database_pool_size // settings.workers,
+                size=_share(settings, settings.database_pool_size),
                 prepare=settings.database_prepare,
                 wait_seconds=settings.database_wait_seconds,
                 statement_seconds=settings.database_statement_seconds,
@@ -163,6 +169,9 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 gc.collect()
                 gc.freeze()
                 yield {
+                    "admission": Admission(
+                        pool, limit=_share(settings, settings.database_queue_size), cors_origins=settings.cors_origins
+                    ),
                     "pool": pool,
                     "tasks": Tasks(pool, provision_users=settings.provision_users),
                     "verifier": verifier,

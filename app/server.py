@@ -14,15 +14,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 import uuid_utils
 import uvicorn
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from app.admission import Admission
 from app.middleware import security_headers
 from handlers import problems
 
@@ -39,6 +41,13 @@ BODY_SECONDS: Final = 20
 ANSWER_SECONDS: Final = 60
 """How long a connection may stay in one state: sending a request's head, its body, and waiting for or taking an answer.
 How long it may do nothing between two requests is a setting."""
+
+GUARDED: Final = "/api/"
+"""Requests that may be refused; others need no connection, or tell how the service is."""
+
+GUARDED_TARGET: Final = b" /api/"
+GUARDED_BYTES: Final = 16
+"""Where a request's target begins at the latest, whatever its method."""
 
 LOOK_SECONDS: Final = 1.0
 LINGER_SECONDS: Final = 0.25
@@ -93,6 +102,9 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport: Any = JoinedWrites(transport, self.loop)
+        self._admission: Admission = self.app_state["admission"]
+        self._put_off = b""
+        self._is_refused = False
         self._read_scope: Any = None
         self._read_bytes = 0
         self._seen: tuple[Any, float] = (None, HEAD_SECONDS)
@@ -104,10 +116,28 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._put_off:
+            self._put_off += data
+            if len(self._put_off) > HEAD_LIMIT_BYTES:
+                self._refuse_put_off()
+        elif self._admission.is_shut and self._is_idle() and data.find(GUARDED_TARGET, 0, GUARDED_BYTES) > 0:
+            self._put_off = data
+            self._admission.put_off(self._refuse_put_off)
+        else:
+            self._receive(data)
+
+    def _refuse_put_off(self) -> None:
+        data, self._put_off = self._put_off, b""
+        if data and not self.transport.is_closing():
+            self._is_refused = True
+            self._receive(data)
+            self._is_refused = False
+
+    def _receive(self, data: bytes) -> None:
         if len(data) > HEAD_LIMIT_BYTES:
             for start in range(0, len(data), HEAD_LIMIT_BYTES):
                 if not self.transport.is_closing():
-                    self.data_received(data[start : start + HEAD_LIMIT_BYTES])
+                    self._receive(data[start : start + HEAD_LIMIT_BYTES])
             return
         super().data_received(data)
         if self._read_scope is self.scope:
@@ -137,6 +167,20 @@ class Protocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """As uvicorn's, unless the request is refused: then without a task for it."""
+        is_guarded = cycle.scope["path"].startswith(GUARDED) and cycle.scope["method"] != "OPTIONS"
+        if not is_guarded or (not self._is_refused and self._admission.admits()):
+            super()._start_asgi_task(cycle, app)
+            return
+        # A body that was not asked for may come or not: what follows could not be told from it.
+        is_last = not cycle.keep_alive or cycle.waiting_for_100_continue
+        headers, body = self._admission.refusal(cast("Scope", cycle.scope))
+        self._write(503, headers, b"" if cycle.scope["method"] == "HEAD" else body, is_last=is_last)
+        cycle.response_started = cycle.response_complete = True
+        if self.pipeline:
+            self.loop.call_soon(self.on_response_complete)
+
     def shutdown(self) -> None:
         """Ends the connection after its next answer, which a request that is on its way will be given."""
         self.app_state["is_ending"] = True
@@ -158,12 +202,16 @@ class Protocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
+    def _is_idle(self) -> bool:
+        """Whether a request may begin, and none has."""
+        return self.scope is None or (not self._is_reading_head() and self.cycle.response_complete)
+
     def _answer_last(self) -> None:
         if self.cycle is not None:
             self.cycle.keep_alive = False
 
     def _leave(self) -> None:
-        if self.cycle is None or (self.cycle.response_complete and not self._is_reading_head()):
+        if self._is_idle() and not self._put_off:
             self.transport.close()
 
     def _bound_bytes(self) -> None:
@@ -178,7 +226,7 @@ class Protocol(HttpToolsProtocol):
         """Ends the connection if it has been in one state for too long."""
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
         cycle = self.cycle
-        is_idle = self.scope is not None and cycle is not None and cycle.scope is self.scope and cycle.response_complete
+        is_idle = self.scope is not None and self._is_idle()
         if self.transport.is_closing():
             limit_seconds: float = ANSWER_SECONDS
         elif is_idle:
@@ -206,13 +254,17 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, status: int) -> None:
         """Answers a request that does not get as far as an operation, and closes."""
         answer = problems.answer({"state": {"request_id": str(uuid_utils.uuid4())}}, HTTPException(status))
-        body: bytes = answer.body
-        head = [STATUS_LINE[status]]
-        content_type = (b"content-type", problems.MEDIA_TYPE.encode())
-        for name, value in [*self.server_state.default_headers, *SECURITY_HEADERS, content_type]:
-            head += [name, b": ", value, b"\r\n"]
-        self.transport.write(b"%scontent-length: %d\r\nconnection: close\r\n\r\n%s" % (b"".join(head), len(body), body))
-        self.transport.close()
+        headers = b"content-type: %s\r\ncontent-length: %d\r\n" % (problems.MEDIA_TYPE.encode(), len(answer.body))
+        self._write(status, headers, answer.body, is_last=True)
+
+    def _write(self, status: int, headers: bytes, body: bytes, *, is_last: bool) -> None:
+        always = b"".join(
+            [b"%s: %s\r\n" % header for header in [*self.server_state.default_headers, *SECURITY_HEADERS]]
+        )
+        close = b"connection: close\r\n" if is_last else b""
+        self.transport.write(b"".join((STATUS_LINE[status], always, headers, close, b"\r\n", body)))
+        if is_last:
+            self.transport.close()
 
 
 class Server(uvicorn.Server):

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import httpx
+import psycopg
 import pytest
 
 from app import server
@@ -119,10 +121,10 @@ def test_a_head_just_below_the_limit_is_read(url: str) -> None:
 @pytest.mark.parametrize(
     "rest",
     [
-        pytest.param(b"0\r\n" + b"X: " + b"y" * 4 * MEBIBYTE, id="trailer"),
-        pytest.param(b"0\r\n" + b"X: y\r\n" * MEBIBYTE, id="trailers"),
-        pytest.param(b"1;" + b"x" * 4 * MEBIBYTE, id="extension"),
-        pytest.param(b"ffffff\r\n" + b"x" * 4 * MEBIBYTE, id="body"),
+        pytest.param(b"0\r\n" + b"X: " + b"y" * 32 * MEBIBYTE, id="trailer"),
+        pytest.param(b"0\r\n" + b"X: y\r\n" * 6 * MEBIBYTE, id="trailers"),
+        pytest.param(b"1;" + b"x" * 32 * MEBIBYTE, id="extension"),
+        pytest.param(b"ffffff\r\n" + b"x" * 32 * MEBIBYTE, id="body"),
     ],
 )
 def test_a_message_has_an_end(url: str, rest: bytes) -> None:
@@ -210,3 +212,35 @@ def test_workers_that_cannot_start_end_the_service() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60)
 
     assert done.returncode == server.STARTUP_FAILURE
+
+
+@pytest.mark.requirement("FR-18", "FR-19", "FR-20")
+def test_who_would_only_wait_is_refused_at_once_and_probes_are_not(
+    database_url: str, owner: psycopg.Connection
+) -> None:
+    variables = {"DATABASE_POOL_SIZE": "1", "DATABASE_QUEUE_SIZE": "1", "CORS_ORIGINS": "https://app.example"}
+    with running(database_url, **variables) as url, connect(url) as first, connect(url) as second:
+        owner.execute("lock table tasks")
+        for waiting in (first, second):
+            waiting.sendall(head("GET", "/api/alice/tasks"))
+            time.sleep(0.1)
+
+        refused = [
+            httpx.request(method, f"{url}/api/alice/tasks", headers={"Origin": "https://app.example"}, content=content)
+            for method, content in (("GET", b""), ("HEAD", b""), ("POST", b"x" * 100_000))
+        ]
+        alive = httpx.get(f"{url}/healthz")
+        with connect(url) as third:
+            third.sendall(head("GET", "/api/alice/tasks") * 50 + head("GET", "/healthz", "Connection: close"))
+            pipelined = re.findall(rb"HTTP/1.1 (\d+)", received(third))
+        owner.rollback()
+        answers = [waiting.recv(65_536) for waiting in (first, second)]
+
+    assert [response.status_code for response in refused] == [503] * 3
+    assert refused[0].json()["type"] == TYPE_PREFIX + "overloaded"
+    assert {response.headers["retry-after"] for response in refused} == {"1"}
+    assert {response.headers["access-control-allow-origin"] for response in refused} == {"https://app.example"}
+    assert refused[1].content == b""
+    assert alive.status_code == 200
+    assert pipelined == [b"503"] * 50 + [b"200"]
+    assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * 2

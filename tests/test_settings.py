@@ -16,6 +16,7 @@ SECRET = "s3cr3t of the thirty-two bytes that it has to have"
 GOOD = [
     ("DATABASE_POOL_SIZE", "1", "database_pool_size", 1),
     ("DATABASE_POOL_SIZE", "1000", "database_pool_size", 1000),
+    ("DATABASE_QUEUE_SIZE", "1", "database_queue_size", 1),
     ("DATABASE_PREPARE", "false", "database_prepare", False),
     ("DATABASE_PREPARE", "true", "database_prepare", True),
     ("JWT_JWKS_URL", "https://issuer.example/jwks", "jwt_jwks_url", "https://issuer.example/jwks"),
@@ -57,6 +58,7 @@ BAD = {
         "postgresql://somebody:s3cr3t\udcff@db.example/tasks",
     ],
     "DATABASE_POOL_SIZE": ["0", "1001", "-1", "1.0", "ten", "1e2", " 7", "\u0667"],
+    "DATABASE_QUEUE_SIZE": ["0", "100001"],
     "DATABASE_PREPARE": ["no", "1", "True"],
     "JWT_SECRET": ["s3cr3t", "s3cr3t" + "x" * 25, "s3cr3t" + "x" * 25 + "\udcff"],
     "JWT_JWKS_URL": [
