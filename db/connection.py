@@ -29,8 +29,11 @@ GRACE_SECONDS: Final = 0.5
 
 CANCEL_SECONDS: Final = 1.0
 
-STALE_PLANS = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement, errors.FeatureNotSupported)
-"""A prepared statement is unknown to the server, known already, or cannot run since the schema changed under it."""
+LOST_PLANS = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
+"""A prepared statement is unknown to the server, or known already."""
+
+STALE_PLANS = (*LOST_PLANS, errors.FeatureNotSupported)
+"""The same, or it cannot run since the schema changed under it."""
 
 
 LOST = ("08", "57P02")
@@ -65,7 +68,7 @@ class Connection:
         self._socket = self._pgconn.socket
         self._is_reset = select.poll()
         self._is_reset.register(self._socket, 0)
-        self._prepare = prepare
+        self.prepare = prepare
         self._statement_timeout = b"%dms" % (statement_seconds * 1000)
         self._answer_seconds = statement_seconds + GRACE_SECONDS
         self._prepared: set[bytes] = set()
@@ -142,7 +145,7 @@ class Connection:
         self._on_lost(self)
 
     def _send(self, statement: Statement, values: Values) -> None:
-        if not self._prepare:
+        if not self.prepare:
             self._pgconn.send_query_params(statement.sql, values)
             return
         if statement.name not in self._prepared:

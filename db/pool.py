@@ -8,6 +8,7 @@ DatabaseUnavailable      nothing was done
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter, deque
 from types import TracebackType
@@ -17,11 +18,13 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from db.connection import STALE_PLANS, AnswerLost, Connection, NotSent, Row, Values
+from db.connection import LOST_PLANS, STALE_PLANS, AnswerLost, Connection, NotSent, Row, Values
 from db.statements import Statement
 
 CONNECT_SECONDS = 2
 """For each host of the URL, unless it says `connect_timeout`."""
+
+logger = logging.getLogger(__name__)
 
 UNDONE = (
     NotSent,
@@ -152,9 +155,11 @@ class Pool:
         connection = self._idle.pop() if self._idle else await self._acquire(give_up_at)
         try:
             return await connection.run(claims, statement, values)
-        except STALE_PLANS:
+        except STALE_PLANS as error:
             # What it has prepared cannot be trusted any more.
             connection.close()
+            if isinstance(error, LOST_PLANS):
+                self._prepare_no_more()
             raise
         except errors.ReadOnlySqlTransaction:
             if errors.ReadOnlySqlTransaction in self._undone:
@@ -165,6 +170,14 @@ class Pool:
         finally:
             if not connection.is_lost:
                 self._release(connection)
+
+    def _prepare_no_more(self) -> None:
+        """Others than this pool had the server's connections in between: a pooler that keeps no prepared statements."""
+        if self._prepare:
+            self._prepare = False
+            logger.warning("the pooler keeps no prepared statements: DATABASE_PREPARE is taken to be false from now on")
+            for connection in self._connections:
+                connection.prepare = False
 
     async def _acquire(self, give_up_at: float) -> Connection:
         waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
 
@@ -78,7 +79,9 @@ class Statement:
         order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
         sql = str(compiled)
         writes = re.search(r"\b(insert|update|delete)\b", sql, re.IGNORECASE) is not None
-        return cls(name.encode(), sql.encode(), tuple(dict.fromkeys(order)), writes)
+        # Behind a pooler, another release may have prepared something else on the same connection: names differ then.
+        unique = f"{name}_{sha256(sql.encode()).hexdigest()[:12]}"
+        return cls(unique.encode(), sql.encode(), tuple(dict.fromkeys(order)), writes)
 
     def values(self, **named: bytes | None) -> list[bytes | None]:
         """The parameters' values, in the statement's order."""

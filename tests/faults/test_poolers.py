@@ -1,0 +1,97 @@
+"""Behind a pooler in transaction mode, with far fewer connections than clients, nothing is mixed up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import uvloop
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from conftest import free_port, running_process
+from faults.ledger import Ledger, settle
+from faults.load import load
+
+pytestmark = pytest.mark.faults
+
+PEOPLE = 200
+POOL_SIZE = 5
+READY_SECONDS = 10
+
+
+@contextmanager
+def pgbouncer(database_url: str, folder: Path) -> Iterator[str]:
+    """A PgBouncer in transaction mode before the database; yields the URL by way of it."""
+    command = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if command is None:
+        assert not os.environ.get("CI"), "pgbouncer is missing"
+        pytest.skip("pgbouncer is missing")
+    target = conninfo_to_dict(database_url)
+    port = free_port()
+    server = {name: target[name] for name in ("host", "port", "dbname", "user", "password") if name in target}
+    (folder / "users").write_text(f'"{target.get("user", "postgres")}" ""\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"""
+        [databases]
+        {target["dbname"]} = {make_conninfo("", **server)}
+        [pgbouncer]
+        listen_addr = 127.0.0.1
+        listen_port = {port}
+        unix_socket_dir =
+        auth_type = any
+        pool_mode = transaction
+        default_pool_size = {POOL_SIZE}
+        max_client_conn = {2 * PEOPLE}
+        """.replace("\n        ", "\n")
+    )
+    folder.chmod(0o755)
+    for parent in folder.parents:
+        if os.geteuid() == 0 and parent != Path("/") and parent.owner() == "root":
+            parent.chmod(parent.stat().st_mode | 0o011)
+    # It refuses to run as root.
+    options = ["-u", "nobody"] if os.geteuid() == 0 else []
+    with (folder / "pgbouncer.log").open("wb") as log:
+        process = subprocess.Popen([command, *options, str(folder / "pgbouncer.ini")], stdout=log, stderr=log)
+    url = f"postgresql://{target.get('user', 'postgres')}@127.0.0.1:{port}/{target['dbname']}?sslmode=disable"
+    try:
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                psycopg.connect(url).close()
+                break
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, (folder / "pgbouncer.log").read_text()
+                time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(READY_SECONDS)
+
+
+@pytest.mark.requirement("SR-03", "SC-03", "SC-04")
+@pytest.mark.parametrize("prepare", ["false", "true"])
+def test_200_people_share_5_connections_of_a_pooler(database_url: str, tmp_path: Path, prepare: str) -> None:
+    ledger = Ledger()
+    variables = {"DATABASE_POOL_SIZE": "50", "DATABASE_QUEUE_SIZE": str(PEOPLE), "DATABASE_PREPARE": prepare}
+
+    async def main(url: str) -> None:
+        async with load(url, ledger, people=PEOPLE, pause_seconds=0.1):
+            await asyncio.sleep(5)
+
+    with (
+        pgbouncer(database_url, tmp_path) as pooled,
+        running_process(pooled, tmp_path / "log", **variables) as url,
+    ):
+        uvloop.run(main(url))
+
+    settle(f"PgBouncer, {'with' if prepare == 'true' else 'without'} prepared statements", ledger, database_url)
+    assert (ledger.count["refused"], ledger.count["failed_reads"], ledger.count["unknown"]) == (0, 0, 0)
+    assert (tmp_path / "log").read_text().count("DATABASE_PREPARE is taken to be false") == (prepare == "true")
