@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -282,7 +282,23 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.lifespan.state["is_ending"] = True
         await asyncio.sleep(self.drain_seconds)
+        # Connections that are made already would be reset with the listener, and perhaps a request on them.
+        accepted = [one for server in self.servers for listener in server.sockets for one in _accept_all(listener)]
+        for server in self.servers:
+            server.close()
+        for one in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, one)
         await super().shutdown(sockets)
+
+    def _protocol(self) -> Protocol:
+        return Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
+    with socket.socket(fileno=os.dup(listener.fileno())) as same, suppress(BlockingIOError):
+        same.setblocking(False)
+        while True:
+            yield same.accept()[0]
 
 
 def serve(config: uvicorn.Config, *, drain_seconds: float) -> None:

@@ -163,7 +163,7 @@ def running_process(database_url: str, log: Path, **variables: str) -> Iterator[
 @contextmanager
 def serving(database_url: str, log: Path, **variables: str) -> Iterator[Service]:
     """The same, with its process."""
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{variables.get('PORT') or free_port()}"
     environment = (
         os.environ | {"DATABASE_URL": database_url, "JWT_SECRET": SECRET, "PORT": url.rpartition(":")[2]} | variables
     )
