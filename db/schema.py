@@ -210,14 +210,14 @@ def check(url: str) -> list[Check]:
         return [Check("database", False, ": ".join([said, *helps[:1]]))]
 
 
-def inspect(url: str, *, prepare: bool) -> list[Check]:
+def inspect(url: str, *, prepare: bool, pool_size: int) -> list[Check]:
     """What a service starts without, but does not run well without, of a database that `check` passed.
 
     With `prepare`, also whether the pooler on the way, if there is one, keeps prepared statements.
     """
     try:
         with create_engine(url).connect() as connection:
-            checks = [_check_indexes(connection)]
+            checks = [_check_indexes(connection), _check_connections(connection, pool_size)]
         return [*checks, _check_preparing(url)] if prepare else checks
     except (DBAPIError, psycopg.Error) as error:
         return [Check("database", False, explain(error) if isinstance(error, DBAPIError) else type(error).__name__)]
@@ -246,6 +246,22 @@ def _check_indexes(connection: Connection) -> Check:
                     f" if exists {index.name}; {create.replace('INDEX', 'INDEX CONCURRENTLY', 1)}`",
                 )
     return Check("indexes", True, "complete")
+
+
+def _check_connections(connection: Connection, pool_size: int) -> Check:
+    """The server has as many connections as the service may open, unless a pooler stands between them."""
+    seen_by_client = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+    if connection.scalar(text("select pg_backend_pid()")) != seen_by_client:
+        return Check("connections", True, f"{pool_size} to a pooler")
+    reserved = "sum(setting::int) filter (where name in ('superuser_reserved_connections', 'reserved_connections'))"
+    most = connection.scalar(
+        text(f"select sum(setting::int) filter (where name = 'max_connections') - {reserved} from pg_settings")  # noqa: S608 - no value of anybody's
+    )
+    if pool_size > most:
+        return Check(
+            "connections", False, f"DATABASE_POOL_SIZE is {pool_size}, the server has {most}: lower it, or use a pooler"
+        )
+    return Check("connections", True, f"{pool_size} of the server's {most}")
 
 
 def _check_preparing(url: str) -> Check:

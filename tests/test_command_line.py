@@ -316,3 +316,13 @@ def test_exceptions_and_warnings_are_logged_without_local_variables(form: str) -
     assert "s3cr3t-local" not in done.stderr
     if form == "json":
         assert [json.loads(line)["level"] for line in done.stderr.splitlines()] == ["error", "error", "warning"]
+
+
+@pytest.mark.requirement("NF-03")
+def test_check_finds_a_pool_that_the_server_has_no_connections_for(database_url: str) -> None:
+    good = run("check", DATABASE_URL=database_url, JWT_SECRET=SECRET)
+    bad = run("check", DATABASE_URL=database_url, JWT_SECRET=SECRET, DATABASE_POOL_SIZE="1000")
+
+    assert good.exit_code == 0, good.stdout
+    assert bad.exit_code == 1
+    assert "DATABASE_POOL_SIZE is 1000, the server has" in " ".join(bad.stdout.replace("│", " ").split())

@@ -62,8 +62,8 @@ def test_a_pooler_that_loses_prepared_statements_is_found(
 ) -> None:
     with pgbouncer(postgres, pool_mode) as url:
         pooled = with_database(url, str(conninfo_to_dict(database_url)["dbname"]))
-        checks = {check.name: check for _ in range(5) for check in schema.inspect(pooled, prepare=True)}
-        without = schema.inspect(pooled, prepare=False)
+        checks = {check.name: check for _ in range(5) for check in schema.inspect(pooled, prepare=True, pool_size=10)}
+        without = schema.inspect(pooled, prepare=False, pool_size=10)
 
     assert checks["prepared statements"].passed is keeps
     if not keeps:
