@@ -161,9 +161,9 @@ class Pool:
             if isinstance(error, LOST_PLANS):
                 self._prepare_no_more()
             raise
-        except errors.ReadOnlySqlTransaction:
-            if errors.ReadOnlySqlTransaction in self._undone:
-                # That server is the primary no more, and all idle connections lead to it.
+        except (errors.AdminShutdown, errors.ReadOnlySqlTransaction) as error:
+            if isinstance(error, self._undone):
+                # That server ends, or is the primary no more: idle connections to it have ended too, or must.
                 for other in [connection, *self._idle]:
                     other.close()
             raise
