@@ -126,8 +126,11 @@ def claims(token: str) -> dict[str, str]:
     return {"sub": USER_ID}
 
 
+PRIVATE = {**stock_connexion.JSON, "Cache-Control": "private, no-cache"}
+
+
 async def list_tasks(user_id: str, limit: int = 50) -> stock_connexion.Answer:
-    return PAGE, 200, {**stock_connexion.JSON, "Cache-Control": "private, no-cache"}
+    return PAGE, 200, {**PRIVATE, "Vary": "Accept, Accept-Encoding"}
 
 
 async def create_task(user_id: str, body: dict[str, Any]) -> stock_connexion.Answer:
@@ -135,7 +138,7 @@ async def create_task(user_id: str, body: dict[str, Any]) -> stock_connexion.Ans
 
 
 async def get_task(user_id: str, task_id: str) -> stock_connexion.Answer:
-    return TASK, 200, {**stock_connexion.JSON, "ETag": '"1"', "Cache-Control": "private, no-cache"}
+    return TASK, 200, {**PRIVATE, "ETag": '"1"', "Vary": "Accept"}
 
 
 replace_task = toggle_task_completion = get_task

@@ -74,7 +74,10 @@ async def list_tasks(
         tasks = (await session.scalars(query)).all()
     next_cursor = str(tasks[limit - 1].id) if len(tasks) > limit else None
     page = {"items": [to_json(task) for task in tasks[:limit]], "next_cursor": next_cursor}
-    return page, 200, {**JSON, "Cache-Control": "private, no-cache"}
+    headers = {**JSON, "Cache-Control": "private, no-cache", "Vary": "Accept, Accept-Encoding"}
+    if next_cursor:
+        headers["Link"] = f'<?limit={limit}&cursor={next_cursor}>; rel="next"'
+    return page, 200, headers
 
 
 async def create_task(user_id: str, user: str, body: dict[str, Any]) -> Answer:
@@ -90,7 +93,8 @@ async def get_task(user_id: str, user: str, task_id: str) -> Answer:
     own(user_id, user)
     async with new_session() as session:
         task = found(await session.get(Task, (user_id, UUID(task_id))))
-    return to_json(task), 200, {**JSON, "ETag": f'"{task.version}"', "Cache-Control": "private, no-cache"}
+    headers = {**JSON, "ETag": f'"{task.version}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    return to_json(task), 200, headers
 
 
 async def replace_task(user_id: str, user: str, task_id: str, body: dict[str, Any]) -> Answer:
@@ -105,7 +109,8 @@ async def replace_task(user_id: str, user: str, task_id: str, body: dict[str, An
 
 
 async def toggle_task_completion(user_id: str, user: str, task_id: str) -> Answer:
-    return await change(user_id, user, task_id, lambda task: {"completed": not task.completed})
+    body, status, headers = await change(user_id, user, task_id, lambda task: {"completed": not task.completed})
+    return body, status, {**headers, "Content-Location": f"/api/{user_id}/tasks/{task_id}"}
 
 
 async def change(user_id: str, user: str, task_id: str, changes: Callable[[Task], dict[str, Any]]) -> Answer:
