@@ -134,7 +134,7 @@ class Settings:
         "DATABASE_URL", _database_url, None, "the database; without it, an embedded one"
     )
     database_pool_size: int = _variable(
-        "DATABASE_POOL_SIZE", _whole_number(1, 1000), 10, "connections, shared out among workers"
+        "DATABASE_POOL_SIZE", _whole_number(1, 1000), 20, "connections, shared out among workers"
     )
     database_queue_size: int = _variable(
         "DATABASE_QUEUE_SIZE", _whole_number(1, 100_000), 100, "requests that may wait for one of them"

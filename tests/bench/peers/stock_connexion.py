@@ -26,7 +26,7 @@ import openapi
 from db.models import Task
 
 CONTRACT = Path(openapi.__file__).with_name("openapi.yaml")
-POOL_SIZE = 10
+POOL_SIZE = 20
 MEMBERS = ("user_id", "title", "description", "completed")
 
 NOT_MEASURED = ("patch", "delete")
