@@ -102,6 +102,8 @@ def running(name: str, command: tuple[str, ...], database_url: str) -> Iterator[
     address = psycopg.conninfo.conninfo_to_dict(database_url)
     environment = os.environ | {
         "DATABASE_URL": database_url,
+        # Its peers have as many: what they take together is all that PostgreSQL has.
+        "DATABASE_POOL_SIZE": "16",
         "JWT_SECRET": rows.SECRET,
         "HOST": HOST,
         "PORT": str(port),

@@ -6,7 +6,7 @@ import fastify from 'fastify'
 import { createVerifier } from 'fast-jwt'
 import pg from 'pg'
 
-const POOL_SIZE = 20
+const POOL_SIZE = 16
 const REMEMBERED_TOKENS = 10_000
 
 const pool = new pg.Pool({ max: POOL_SIZE, min: POOL_SIZE })

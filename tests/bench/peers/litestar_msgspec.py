@@ -27,7 +27,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import Parameter
 from rows import SECRET
 
-POOL_SIZE = 20
+POOL_SIZE = 16
 REMEMBERED_TOKENS = 10_000
 
 COLUMNS = "id, user_id, title, description, completed, created_at, updated_at"

@@ -26,7 +26,7 @@ import openapi
 from db.models import Task
 
 CONTRACT = Path(openapi.__file__).with_name("openapi.yaml")
-POOL_SIZE = 20
+POOL_SIZE = 16
 MEMBERS = ("user_id", "title", "description", "completed")
 
 NOT_MEASURED = ("patch", "delete")

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import Field, SQLModel, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-POOL_SIZE = 20
+POOL_SIZE = 16
 
 engine = create_async_engine("postgresql+asyncpg://", pool_size=POOL_SIZE, max_overflow=0)
 app = FastAPI()
