@@ -7,7 +7,7 @@ from typing import Annotated
 from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, func, text
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql import DOMAIN, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 BLANKS = r"\0009\000A\000B\000C\000D\0020\0085\00A0\1680" + "".join(
@@ -17,6 +17,30 @@ BLANKS = r"\0009\000A\000B\000C\000D\0020\0085\00A0\1680" + "".join(
 
 timestamp_now = Annotated[datetime, mapped_column(TIMESTAMP(timezone=True), server_default=func.now())]
 bool_false = Annotated[bool, mapped_column(server_default=text("false"))]
+
+
+task_title = Annotated[
+    str,
+    mapped_column(
+        DOMAIN(
+            "task_title",
+            Text(),
+            constraint_name="task_title_check",
+            check=text(rf"char_length(value) between 1 and 200 and btrim(value, U&'{BLANKS}') <> ''"),
+        )
+    ),
+]
+task_description = Annotated[
+    str,
+    mapped_column(
+        DOMAIN(
+            "task_description",
+            Text(),
+            constraint_name="task_description_check",
+            check=text("char_length(value) <= 2000"),
+        )
+    ),
+]
 
 
 class Base(DeclarativeBase):
@@ -46,13 +70,7 @@ class Task(Base):
 
     __tablename__ = "tasks"
     __table_args__ = (
-        CheckConstraint("char_length(title) between 1 and 200", name="tasks_title_length"),
-        CheckConstraint(f"btrim(title, U&'{BLANKS}') <> ''", name="tasks_title_not_blank"),
-        CheckConstraint("char_length(description) <= 2000", name="tasks_description_length"),
         CheckConstraint("char_length(idempotency_key) between 1 and 255", name="tasks_idempotency_key_length"),
-        CheckConstraint(
-            "(idempotency_key is null) = (idempotency_fingerprint is null)", name="tasks_idempotency_complete"
-        ),
         Index("tasks_id", "id", postgresql_using="hash"),
         Index("tasks_user_id_completed_id", "user_id", "completed", "id"),
         Index(
@@ -68,8 +86,8 @@ class Task(Base):
         ForeignKey("users.id", name="tasks_user_id_fkey", ondelete="CASCADE"), primary_key=True
     )
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    title: Mapped[str]
-    description: Mapped[str | None]
+    title: Mapped[task_title]
+    description: Mapped[task_description | None]
     completed: Mapped[bool_false]
     version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
     created_at: Mapped[timestamp_now]

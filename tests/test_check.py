@@ -69,7 +69,8 @@ def test_nothing_is_found_where_nothing_is_wrong(database_url: str) -> None:
 
     assert code == 0, found
     assert list(found) == [
-        "settings", "database", "role", "schema", "policies", "indexes", "prepared statements", "keys", "clock",
+        "settings", "database", "role", "schema", "policies", "indexes", "connections",
+        "prepared statements", "keys", "clock",
     ]  # fmt: skip
     assert {state for state, _ in found.values()} == {"ok"}
     assert found["keys"][1] == f"1 of the issuer's key set, {url}"

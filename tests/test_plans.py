@@ -22,7 +22,7 @@ STATEMENTS = {
     statement.name.decode(): statement
     for value in vars(statements).values()
     for statement in (value.values() if isinstance(value, dict) else [value])
-    if isinstance(statement, Statement) and statement.name not in (b"claims", b"schema_version")
+    if isinstance(statement, Statement) and statement not in (statements.CLAIMS, statements.SCHEMA_VERSION)
 }
 
 VALUES = {

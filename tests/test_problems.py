@@ -448,7 +448,7 @@ def test_500_when_our_own_answer_breaks_the_contract(broken: tuple[str, str]) ->
     headers = {"Authorization": f"Bearer {make_token('alice')}"}
     task = httpx.post(f"{service_url}/api/alice/tasks", json={"title": "x"}, headers=headers).json()
     with psycopg.connect(database_url, autocommit=True) as owner:
-        owner.execute("alter table tasks drop constraint tasks_title_not_blank")
+        owner.execute("alter domain task_title drop constraint task_title_check")
         owner.execute("update tasks set title = ' '")
         read = httpx.get(f"{service_url}/api/alice/tasks/{task['id']}", headers=headers)
         listed = httpx.get(f"{service_url}/api/alice/tasks", headers=headers)

@@ -55,6 +55,19 @@ BLANKS = (
     r"\2028\2029\202F\205F\3000"
 )
 
+# What a title and a description may be is said of their types: PostgreSQL reads a table's own checks anew for every
+# statement that writes, which took a fifth of a create, and a domain's once.
+DOMAINS = (
+    rf"""
+    create domain task_title as text
+    constraint task_title_check check (char_length(value) between 1 and 200 and btrim(value, U&'{BLANKS}') <> '')
+    """,
+    """
+    create domain task_description as text
+    constraint task_description_check check (char_length(value) <= 2000)
+    """,
+)
+
 TABLES = (
     """
     create table users (
@@ -66,21 +79,18 @@ TABLES = (
         constraint users_id_length check (char_length(id) between 1 and 255)
     )
     """,
-    rf"""
+    """
     create table tasks (
         user_id text not null,
         id uuid not null,
-        title text not null,
-        description text,
+        title task_title not null,
+        description task_description,
         completed boolean not null default false,
         version bigint not null default 1,
         created_at timestamptz not null default now(),
         updated_at timestamptz not null default now(),
         constraint tasks_pkey primary key (user_id, id),
-        constraint tasks_user_id_fkey foreign key (user_id) references users (id) on delete cascade,
-        constraint tasks_title_length check (char_length(title) between 1 and 200),
-        constraint tasks_title_not_blank check (btrim(title, U&'{BLANKS}') <> ''),
-        constraint tasks_description_length check (char_length(description) <= 2000)
+        constraint tasks_user_id_fkey foreign key (user_id) references users (id) on delete cascade
     )
     """,
     # It finds a task, and has no order: where few users own most tasks, the order of all looks to the planner like a
@@ -139,7 +149,7 @@ REVOKES = (
 
 
 def upgrade() -> None:
-    for statement in (CREATE_ROLE, *TABLES, *TRIGGER, *POLICIES, *GRANTS):
+    for statement in (CREATE_ROLE, *DOMAINS, *TABLES, *TRIGGER, *POLICIES, *GRANTS):
         op.execute(statement)
 
 
@@ -148,6 +158,7 @@ def downgrade() -> None:
         "drop table tasks",
         "drop table users",
         "drop function tasks_touch()",
+        "drop domain task_title, task_description",
         *REVOKES,
         DROP_ROLE,
     ):
