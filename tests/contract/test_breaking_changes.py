@@ -120,8 +120,8 @@ HARMLESS = {
         "POST /api/{user_id}/tasks request body media types: application/vnd.api+json was added",
     ),
     "added-response-header": (
-        lambda c: put(components(c, "responses", "TaskPage")["headers"], Link={"schema": {"type": "string"}}),
-        "GET /api/{user_id}/tasks 200 headers: Link was added",
+        lambda c: put(components(c, "responses", "TaskPage")["headers"], Age={"schema": {"type": "string"}}),
+        "GET /api/{user_id}/tasks 200 headers: Age was added",
     ),
     "required-member-made-optional": (
         lambda c: schema(c, "TaskReplace").pop("required"),
