@@ -153,6 +153,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 url,
                 size=_share(settings, settings.database_pool_size),
                 prepare=settings.database_prepare,
+                claims=settings.database_claims,
                 wait_seconds=settings.database_wait_seconds,
                 statement_seconds=settings.database_statement_seconds,
             ) as pool,

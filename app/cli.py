@@ -126,7 +126,12 @@ def check() -> None:
         with _database(settings) as url:
             checks += schema.check(url)
             if checks[-1].passed:
-                checks += schema.inspect(url, prepare=settings.database_prepare, pool_size=settings.database_pool_size)
+                checks += schema.inspect(
+                    url,
+                    prepare=settings.database_prepare,
+                    claims=settings.database_claims,
+                    pool_size=settings.database_pool_size,
+                )
         checks += _check_keys(settings)
     except SettingsError as error:
         checks.append(schema.Check("settings", False, str(error)))

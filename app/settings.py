@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import environ
 import platformdirs
 
+from db.connection import Claims
 from db.url import to_conninfo
 
 SECRET_MINIMUM_BYTES = 32
@@ -141,6 +142,12 @@ class Settings:
     )
     database_prepare: bool = _variable(
         "DATABASE_PREPARE", _truth, True, "false for poolers that cannot prepare statements"
+    )
+    database_claims: Claims = _variable(
+        "DATABASE_CLAIMS",
+        _one_of("auto", "set_config", "set_local"),
+        "auto",
+        "how claims travel; auto: by set_local where the database has Citus",
     )
     database_wait_seconds: float = _variable(
         "DATABASE_WAIT_SECONDS", _seconds, 1.5, "how long a request waits for a connection"

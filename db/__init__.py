@@ -2,6 +2,7 @@
 
 models       the tables, as SQLAlchemy maps them
 migrations/  how a database gets them (Alembic)
+citus        what a sharded database needs beside that
 schema       migrate, and what must hold before the service runs
 statements   each operation's SQL, compiled once
 connection   one server connection: claims and statement in one round trip

@@ -3,6 +3,9 @@
 psycopg connects, negotiates TLS and knows the errors; its libpq layer, `psycopg.pq`, carries the messages in pipeline
 mode. Without `BEGIN`, all that is sent before a sync is one implicit transaction (PostgreSQL, "Pipelining"): the
 claims' local settings hold for the statement and are gone after it, and a failed message undoes the rest.
+
+Where the statement goes on to the shards of Citus, these settings do not: there, `BEGIN`, `SET LOCAL` and `COMMIT`
+travel with it, in the same round trip.
 """
 
 from __future__ import annotations
@@ -11,18 +14,30 @@ import asyncio
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import psycopg
 from psycopg import errors, pq
 
-from db.statements import CLAIMS, Statement
+from db.statements import (
+    BEGIN,
+    CLAIMS,
+    COMMIT,
+    HAS_CITUS,
+    LOCAL_CLAIMS,
+    ROLLBACK,
+    SET_LOCAL_USER_ID,
+    Statement,
+    local_timeout,
+)
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
 Row = tuple[bytes | None, ...]
 Values = Sequence[bytes | None]
+Claims = Literal["auto", "set_config", "set_local"]
+"""How claims travel; `auto` asks the database, once, whether it has the extension `citus`."""
 
 GRACE_SECONDS: Final = 0.5
 """How long an answer may be on its way after the server's own time-out."""
@@ -60,9 +75,11 @@ class Connection:
         connection: psycopg.AsyncConnection,
         *,
         prepare: bool,
+        claims: Claims,
         statement_seconds: float,
         on_lost: Callable[[Connection], None],
     ) -> None:
+        self.claims = claims
         self._connection = connection
         self._pgconn: PGconn = connection.pgconn
         self._socket = self._pgconn.socket
@@ -70,6 +87,8 @@ class Connection:
         self._is_reset.register(self._socket, 0)
         self.prepare = prepare
         self._statement_timeout = b"%dms" % (statement_seconds * 1000)
+        self._begin = (BEGIN, *LOCAL_CLAIMS, local_timeout(int(statement_seconds * 1000)))
+        self._escape = pq.Escaping(self._pgconn).escape_literal
         self._answer_seconds = statement_seconds + GRACE_SECONDS
         self._prepared: set[bytes] = set()
         self._preparing: list[bytes] = []
@@ -78,6 +97,7 @@ class Connection:
         self._waiter: asyncio.Future[list[Row]] | None = None
         self._result: PGresult | None = None
         self._error: psycopg.Error | None = None
+        self._is_committed = False
         self._writing = False
         self.is_lost = False
         self._pgconn.nonblocking = 1
@@ -86,15 +106,30 @@ class Connection:
 
     @classmethod
     async def connect(
-        cls, conninfo: str, *, prepare: bool, statement_seconds: float, on_lost: Callable[[Connection], None]
+        cls,
+        conninfo: str,
+        *,
+        prepare: bool,
+        claims: Claims = "auto",
+        statement_seconds: float,
+        on_lost: Callable[[Connection], None],
     ) -> Connection:
         """Connects, trying each host for as long as `connect_timeout` says.
 
         Raises:
-            psycopg.OperationalError: it did not work, or not in time.
+            psycopg.Error: it did not work, or not in time.
+            TimeoutError: the server does not say which way claims travel.
         """
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-        return cls(connection, prepare=prepare, statement_seconds=statement_seconds, on_lost=on_lost)
+        self = cls(connection, prepare=False, claims=claims, statement_seconds=statement_seconds, on_lost=on_lost)
+        if claims == "auto":
+            try:
+                self.claims = "set_local" if await self.run(b"", HAS_CITUS, ()) else "set_config"
+            except BaseException:
+                self.close()
+                raise
+        self.prepare = prepare
+        return self
 
     async def run(self, user_id: bytes, statement: Statement, values: Values) -> list[Row]:
         """Runs the statement as `user_id`, in a transaction of its own, and returns its rows, in text format.
@@ -113,8 +148,11 @@ class Connection:
         waiter = self._waiter = self._loop.create_future()
         expiry = self._loop.call_later(self._answer_seconds, self._expire)
         try:
-            self._send(CLAIMS, (user_id, self._statement_timeout))
-            self._send(statement, values)
+            if self.claims == "set_local":
+                self._send_block(user_id, statement, values)
+            else:
+                self._send(CLAIMS, (user_id, self._statement_timeout))
+                self._send(statement, values)
             self._pgconn.pipeline_sync()
             self._flush()
             rows: list[Row] = await waiter
@@ -143,6 +181,16 @@ class Connection:
             self._loop.remove_writer(self._socket)
         self._pgconn.finish()
         self._on_lost(self)
+
+    def _send_block(self, user_id: bytes, statement: Statement, values: Values) -> None:
+        """The claims as commands that Citus repeats to the shards; `SET` takes no parameter."""
+        literal = bytes(self._escape(user_id))
+        self._is_committed = False
+        for claim in self._begin:
+            self._send(claim, ())
+        self._pgconn.send_query_params(SET_LOCAL_USER_ID + literal, ())
+        self._send(statement, values)
+        self._send(COMMIT, ())
 
     def _send(self, statement: Statement, values: Values) -> None:
         if not self.prepare:
@@ -192,17 +240,34 @@ class Connection:
             if status == pq.ExecStatus.TUPLES_OK:
                 self._result = result
             elif status == pq.ExecStatus.PIPELINE_SYNC:
-                self._finish()
-                return True
-            elif status == pq.ExecStatus.FATAL_ERROR:
+                if self._error is None or not self._end_block():
+                    self._finish()
+                    return True
+            elif status == pq.ExecStatus.FATAL_ERROR and not self._is_committed:
                 self._error = self._error or errors.error_from_result(result)
             elif status == pq.ExecStatus.COMMAND_OK:
-                if self._preparing:
-                    # It stays prepared even if what follows it fails.
-                    self._prepared.add(self._preparing.pop(0))
-                else:
-                    self._result = result
+                self._take_tag(result)
         return False
+
+    def _take_tag(self, result: PGresult) -> None:
+        tag = result.command_status
+        if not tag:
+            # It stays prepared even if what follows it fails.
+            self._prepared.add(self._preparing.pop(0))
+        elif tag == b"COMMIT":
+            self._is_committed = True
+        else:
+            self._result = result
+
+    def _end_block(self) -> bool:
+        """Whether a block was left open: what follows a failure is skipped up to the sync, COMMIT too."""
+        if self._pgconn.transaction_status != pq.TransactionStatus.INERROR:
+            return False
+        self._preparing.clear()
+        self._send(ROLLBACK, ())
+        self._pgconn.pipeline_sync()
+        self._flush()
+        return True
 
     def _finish(self) -> None:
         waiter, result, error = self._waiter, self._result, self._error
@@ -224,8 +289,12 @@ class Connection:
         return self._error if self._error and self._error.sqlstate else None
 
     def _fail(self, error: psycopg.Error) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(self._last_words() or error)
+        said = self._last_words()
+        if self._is_committed:
+            # The server ended between COMMIT and the sync: the statement is done, and its answer here.
+            self._finish()
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(said or error)
         self.close()
 
     def _expire(self) -> None:

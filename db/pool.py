@@ -18,7 +18,7 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from db.connection import LOST_PLANS, STALE_PLANS, AnswerLost, Connection, NotSent, Row, Values
+from db.connection import LOST_PLANS, STALE_PLANS, AnswerLost, Claims, Connection, NotSent, Row, Values
 from db.statements import Statement
 
 CONNECT_SECONDS = 2
@@ -74,6 +74,7 @@ class Pool:
         *,
         size: int,
         prepare: bool = True,
+        claims: Claims = "auto",
         wait_seconds: float = 1.5,
         statement_seconds: float = 5.0,
     ) -> None:
@@ -86,6 +87,7 @@ class Pool:
         wants_primary = parameters.get("target_session_attrs") in ("read-write", "primary")
         self._undone = (*UNDONE, errors.ReadOnlySqlTransaction) if wants_primary else UNDONE
         self._prepare = prepare
+        self._claims = claims
         self._wait_seconds = wait_seconds
         self._statement_seconds = statement_seconds
         self._idle: list[Connection] = []
@@ -210,10 +212,11 @@ class Pool:
             connection = await Connection.connect(
                 self._conninfo,
                 prepare=self._prepare,
+                claims=self._claims,
                 statement_seconds=self._statement_seconds,
                 on_lost=self._on_lost,
             )
-        except psycopg.Error as error:
+        except (psycopg.Error, TimeoutError) as error:
             if not self._connections:
                 # There is nothing to wait for.
                 while self._waiters:
@@ -221,6 +224,7 @@ class Pool:
                     if not waiter.done():
                         waiter.set_exception(NoConnection(str(error)))
             return
+        self._claims = connection.claims
         self._connections.add(connection)
         self._release(connection)
 

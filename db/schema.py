@@ -22,6 +22,8 @@ from sqlalchemy import Connection, Engine, NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex
 
+from db import citus
+from db.connection import Claims
 from db.models import Base
 from db.pool import Pool
 from db.statements import API_ROLE, DIALECT, SCHEMA_VERSION, USER_ID_SETTING
@@ -116,7 +118,8 @@ def suffices(version: str | None) -> bool:
 def migrate(url: str, revision: str = "head") -> str | None:
     """Brings the database up to a version of the schema (or down, if it is beyond it), in one transaction; tells it.
 
-    One that a newer release has migrated stays as it is. Where others hold locks that the migration needs, it gives up
+    One that a newer release has migrated stays as it is. With Citus, the newest version's tables are distributed, those
+    of an older one plain. Where others hold locks that the migration needs, it gives up
     soon, so that nobody waits behind it, and tries again.
 
     Raises:
@@ -151,13 +154,15 @@ def migration_sql(url: str) -> str:
 
     with create_engine(url).connect() as connection:
         current = _current(connection)
-    if suffices(current):
-        return ""
+        distribute = citus.is_installed(connection) and not citus.is_distributed(connection)
     output = StringIO()
     try:
-        command.upgrade(_alembic(output), f"{current or 'base'}:head", sql=True)
+        if not suffices(current):
+            command.upgrade(_alembic(output), f"{current or 'base'}:head", sql=True)
     except CommandError as error:
         raise SchemaMismatch(str(error)) from None
+    if distribute:
+        output.write(f"BEGIN;\n{citus.DISTRIBUTE};\nCOMMIT;\n")
     return output.getvalue()
 
 
@@ -180,9 +185,16 @@ def _migrate(url: str, revision: str) -> str | None:
         for guard in MIGRATION_GUARDS:
             connection.execute(text(guard))
         current = _current(connection)
-        if revision == "head" and suffices(current):
-            return current
+        has_citus = citus.is_installed(connection)
         try:
+            if revision == "head":
+                if not suffices(current):
+                    command.upgrade(config, revision)
+                if has_citus:
+                    connection.execute(text(citus.DISTRIBUTE))
+                return _current(connection)
+            if has_citus:
+                connection.execute(text(citus.UNDISTRIBUTE))
             if revision == "base":
                 command.downgrade(config, revision)
                 # Alembic's own table would stay, empty.
@@ -210,14 +222,17 @@ def check(url: str) -> list[Check]:
         return [Check("database", False, ": ".join([said, *helps[:1]]))]
 
 
-def inspect(url: str, *, prepare: bool, pool_size: int) -> list[Check]:
+def inspect(url: str, *, prepare: bool, claims: Claims = "auto", pool_size: int) -> list[Check]:
     """What a service starts without, but does not run well without, of a database that `check` passed.
 
-    With `prepare`, also whether the pooler on the way, if there is one, keeps prepared statements.
+    With `prepare`, also whether the pooler on the way, if there is one, keeps prepared statements; with Citus, whether
+    claims that travel this way reach its shards.
     """
     try:
         with create_engine(url).connect() as connection:
             checks = [_check_indexes(connection), _check_connections(connection, pool_size)]
+            if citus.is_installed(connection):
+                checks.append(_check_shards(connection, claims))
         return [*checks, _check_preparing(url)] if prepare else checks
     except (DBAPIError, psycopg.Error) as error:
         return [Check("database", False, explain(error) if isinstance(error, DBAPIError) else type(error).__name__)]
@@ -262,6 +277,24 @@ def _check_connections(connection: Connection, pool_size: int) -> Check:
             "connections", False, f"DATABASE_POOL_SIZE is {pool_size}, the server has {most}: lower it, or use a pooler"
         )
     return Check("connections", True, f"{pool_size} of the server's {most}")
+
+
+def _check_shards(connection: Connection, claims: Claims) -> Check:
+    """Both tables are distributed, and a row that is made and rolled back is its owner's alone."""
+    if not citus.is_distributed(connection):
+        return Check(
+            "shards", False, "the database has Citus, but the tables are not distributed: run `taskpact migrate`"
+        )
+    if claims == "set_config":
+        return Check("shards", False, "DATABASE_CLAIMS=set_config does not reach the shards: unset it")
+    if not citus.keeps_users_apart(connection):
+        return Check(
+            "shards",
+            False,
+            "claims do not reach the shards, which refuse everything: in new sessions, "
+            f"{', '.join(f'{name} must be {value}' for name, value in citus.SETTINGS.items())}",
+        )
+    return Check("shards", True, "users and tasks are distributed, and claims reach their shards")
 
 
 def _check_preparing(url: str) -> Check:

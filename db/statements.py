@@ -191,15 +191,9 @@ def _write(name: str, clause: Select[Any], record: CTE) -> dict[bool, Statement]
 
 def _follow_token() -> CTE:
     """Email and name follow the token; the user's row is written only when it says something new."""
-    says_something_new = or_(
-        and_(EMAIL.is_not(None), User.email.is_distinct_from(EMAIL)),
-        and_(NAME.is_not(None), User.name.is_distinct_from(NAME)),
-    )
-    followed = (
-        update(User)
-        .where(User.id == USER_ID, says_something_new)
-        .values(email=func.coalesce(EMAIL, User.email), name=func.coalesce(NAME, User.name))
-    )
+    email, name = func.coalesce(EMAIL, User.email), func.coalesce(NAME, User.name)
+    says_something_new = or_(User.email.is_distinct_from(email), User.name.is_distinct_from(name))
+    followed = update(User).where(User.id == USER_ID, says_something_new).values(email=email, name=name)
     return followed.cte("followed")
 
 
@@ -216,6 +210,26 @@ CLAIMS = Statement.compile(
     ),
 )
 """Who asks, and for how long, told to PostgreSQL for one transaction: local settings are gone after it."""
+
+BEGIN = Statement.compile("begin", text("begin"))
+COMMIT = Statement.compile("commit", text("commit"))
+ROLLBACK = Statement.compile("rollback", text("rollback"))
+
+LOCAL_CLAIMS = (
+    Statement.compile("local_role", text(f"set local role {API_ROLE}")),
+    Statement.compile("local_time_zone", text("set local timezone = 'UTC'")),
+)
+"""The same, told by commands of a transaction block, which Citus repeats to its shards; others have values in them."""
+
+SET_LOCAL_USER_ID: Final = f"set local {USER_ID_SETTING} = ".encode()
+
+HAS_CITUS = Statement.compile("has_citus", text("select 1 from pg_extension where extname = 'citus'"))
+
+
+def local_timeout(milliseconds: int) -> Statement:
+    """When the server cancels a statement, told by a command of its transaction block."""
+    return Statement.compile("local_timeout", text(f"set local statement_timeout = '{milliseconds}ms'"))
+
 
 GET = Statement.compile("get", _get())
 LIST = {

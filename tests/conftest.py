@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 from psycopg import sql
 
+import citus_stub
 from app.application import create_app
 from app.logs import configure_logs
 from app.server import Protocol
@@ -56,11 +57,17 @@ def make_token(sub: object, *, secret: str = SECRET, **claims: object) -> str:
 
 @pytest.fixture(scope="session")
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server on which databases and roles may be made: `TEST_DATABASE_URL`, or an embedded one."""
+    """A server on which databases and roles may be made: `TEST_DATABASE_URL`, or an embedded one.
+
+    With `TEST_CITUS`, each of its databases has the stub of Citus, so that claims travel as they do there.
+    """
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield to_conninfo(url)
         return
     with embedded_server(tmp_path_factory.mktemp("cluster")) as url:
+        if os.environ.get("TEST_CITUS"):
+            citus_stub.install(url)
+            citus_stub.create(with_database(url, "template1"))
         yield url
 
 

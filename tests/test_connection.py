@@ -229,7 +229,7 @@ def test_a_statement_that_a_change_of_the_schema_made_stale_is_run_once_more(own
 
 
 def test_a_statement_that_somebody_deallocated_is_prepared_again(own_database: str) -> None:
-    deallocate = Statement(b"deallocate", b"deallocate all", ())
+    deallocate = Statement(b"deallocate", b"deallocate who", ())
 
     async def main() -> None:
         async with Pool(own_database, size=1) as pool:

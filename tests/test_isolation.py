@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -198,7 +199,10 @@ def test_every_table_with_users_data_is_under_forced_row_level_security(owner: p
         "update tasks set updated_at = now()",
         "update users set created_at = now()",
         "update alembic_version set version_num = ''",
-        "insert into tasks (user_id, id, title, created_at) values ('x', gen_random_uuid(), 'x', now())",
+        pytest.param(
+            "insert into tasks (user_id, id, title, created_at) values ('x', gen_random_uuid(), 'x', now())",
+            marks=pytest.mark.skipif("TEST_CITUS" in os.environ, reason="Citus writes defaults into an insert itself"),
+        ),
         "alter function tasks_touch() rename to evil",
         "alter table tasks disable trigger all",
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -22,7 +23,7 @@ STATEMENTS = {
     statement.name.decode(): statement
     for value in vars(statements).values()
     for statement in (value.values() if isinstance(value, dict) else [value])
-    if isinstance(statement, Statement) and statement not in (statements.CLAIMS, statements.SCHEMA_VERSION)
+    if isinstance(statement, Statement) and re.search(rb"\b(tasks|users)\b", statement.sql)
 }
 
 VALUES = {

@@ -60,6 +60,7 @@ BAD = {
     "DATABASE_POOL_SIZE": ["0", "1001", "-1", "1.0", "ten", "1e2", " 7", "\u0667"],
     "DATABASE_QUEUE_SIZE": ["0", "100001"],
     "DATABASE_PREPARE": ["no", "1", "True"],
+    "DATABASE_CLAIMS": ["SET_LOCAL", "set"],
     "JWT_SECRET": ["s3cr3t", "s3cr3t" + "x" * 25, "s3cr3t" + "x" * 25 + "\udcff"],
     "JWT_JWKS_URL": [
         "http://issuer.example/jwks",

@@ -20,7 +20,8 @@ import psutil
 import psycopg
 import pytest
 
-from conftest import free_port
+import citus_stub
+from conftest import free_port, with_database
 
 with warnings.catch_warnings(action="ignore"):
     # Without a log-in session it warns that it keeps its lock file elsewhere.
@@ -45,6 +46,8 @@ class Postgres:
         self.data = self.folder / "data"
         self.port = free_port()
         self._settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), "max_connections": "200"} | settings
+        if os.environ.get("TEST_CITUS"):
+            self._settings["extension_control_path"] = citus_stub.write()
         self._process: subprocess.Popen[bytes] | None = None
         self._user = None
         if os.geteuid() == 0:
@@ -61,9 +64,12 @@ class Postgres:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def __enter__(self) -> Self:
-        if not self.data.exists():
+        is_new = not self.data.exists()
+        if is_new:
             self.run("initdb", "--auth=trust", "--encoding=utf8", "--username=postgres", "--no-sync")
         self.start()
+        if os.environ.get("TEST_CITUS") and is_new:
+            citus_stub.create(with_database(self.url, "template1"))
         return self
 
     def __exit__(

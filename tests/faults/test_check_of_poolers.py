@@ -68,4 +68,4 @@ def test_a_pooler_that_loses_prepared_statements_is_found(
     assert checks["prepared statements"].passed is keeps
     if not keeps:
         assert "set DATABASE_PREPARE=false" in checks["prepared statements"].detail
-    assert [(check.name, check.passed) for check in without] == [("indexes", True), ("connections", True)]
+    assert [(check.name, check.passed) for check in without[:2]] == [("indexes", True), ("connections", True)]

@@ -1,0 +1,117 @@
+"""Citus, where the database has it: each user's rows live together on one shard, and the shards keep the same rules.
+
+Everything here is SQL that Citus 13.1 or later understands; without the extension none of it runs.
+"""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import ProgrammingError
+
+from db.statements import API_ROLE, HAS_CITUS, USER_ID_SETTING
+
+SETTINGS = {"citus.propagate_set_commands": "local", "citus.enable_unsafe_triggers": "on"}
+"""What each new session of the database needs: claims go on to the shards, and tables may have their trigger."""
+
+# Whoever owns the tables without being superuser is bound by forced policies, and would see no row to move or count.
+# Citus writes defaults into an insert before it sends it to the shard, where they then need a right of their own.
+DISTRIBUTE = """
+do $$
+declare
+    users_before bigint;
+    tasks_before bigint;
+begin
+    if exists (select from pg_dist_partition where logicalrelid = 'tasks'::regclass) then
+        return;
+    end if;
+    perform set_config('citus.enable_unsafe_triggers', 'on', true);
+    execute format('alter database %I set citus.propagate_set_commands = ''local''', current_database());
+    execute format('alter database %I set citus.enable_unsafe_triggers = ''on''', current_database());
+    alter role taskpact_api login;
+    grant insert (created_at) on users to taskpact_api;
+    grant insert (completed, version, created_at, updated_at) on tasks to taskpact_api;
+    alter table users no force row level security;
+    alter table tasks no force row level security;
+    select count(*) into users_before from users;
+    select count(*) into tasks_before from tasks;
+    perform create_distributed_table('users', 'id', colocate_with => 'none');
+    perform create_distributed_table('tasks', 'user_id', colocate_with => 'users');
+    if (select count(*) from users) <> users_before or (select count(*) from tasks) <> tasks_before then
+        raise 'rows were lost on their way to the shards: nothing was changed';
+    end if;
+    -- What they held before is kept on disk, where nobody sees it.
+    perform truncate_local_data_after_distributing_table('tasks');
+    perform truncate_local_data_after_distributing_table('users');
+    alter table users force row level security;
+    alter table tasks force row level security;
+end
+$$
+"""
+
+UNDISTRIBUTE = """
+do $$
+declare
+    users_before bigint;
+    tasks_before bigint;
+begin
+    if not exists (select from pg_dist_partition where logicalrelid = to_regclass('tasks')) then
+        return;
+    end if;
+    perform set_config('citus.enable_unsafe_triggers', 'on', true);
+    alter table users no force row level security;
+    alter table tasks no force row level security;
+    select count(*) into users_before from users;
+    select count(*) into tasks_before from tasks;
+    -- The tables that a foreign key ties together come back together.
+    perform undistribute_table('users', cascade_via_foreign_keys => true);
+    if (select count(*) from users) <> users_before or (select count(*) from tasks) <> tasks_before then
+        raise 'rows were lost on their way back: nothing was changed';
+    end if;
+    alter table users force row level security;
+    alter table tasks force row level security;
+    revoke insert (created_at) on users from taskpact_api;
+    revoke insert (completed, version, created_at, updated_at) on tasks from taskpact_api;
+    alter role taskpact_api nologin;
+    execute format('alter database %I reset citus.propagate_set_commands', current_database());
+    execute format('alter database %I reset citus.enable_unsafe_triggers', current_database());
+end
+$$
+"""
+
+
+def is_installed(connection: Connection) -> bool:
+    """Whether the database has the extension."""
+    return connection.scalar(text(HAS_CITUS.sql.decode())) is not None
+
+
+def is_distributed(connection: Connection) -> bool:
+    """Whether both tables are distributed by their owner, a user's rows of both on the same shard."""
+    distributed = text(
+        """
+        select count(*) = 2 and count(distinct colocationid) = 1 from pg_dist_partition
+        where (logicalrelid, column_to_column_name(logicalrelid, partkey))
+            in ((to_regclass('users'), 'id'), (to_regclass('tasks'), 'user_id'))
+        """
+    )
+    return bool(connection.scalar(distributed))
+
+
+def keeps_users_apart(connection: Connection) -> bool:
+    """Asks the shards: a user makes their row and sees it, another does not. It is rolled back."""
+    owner, other = f"check-{uuid4()}", f"check-{uuid4()}"
+    seen = []
+    with connection.begin_nested() as attempt:
+        try:
+            connection.execute(text(f"set local role {API_ROLE}"))
+            connection.execute(text(f"set local {USER_ID_SETTING} = '{owner}'"))
+            connection.execute(text("insert into users (id) values (:owner)"), {"owner": owner})
+            for user in (owner, other):
+                connection.execute(text(f"set local {USER_ID_SETTING} = '{user}'"))
+                seen.append(connection.scalar(text("select count(*) from users where id = :owner"), {"owner": owner}))
+        except ProgrammingError:
+            pass  # Row-level security refuses the row: on the shard, nobody has claimed it.
+        finally:
+            attempt.rollback()
+    return seen == [1, 0]
