@@ -38,6 +38,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql
@@ -110,8 +111,9 @@ MEMBERS = tuple(getattr(Task, name) for name in TASK_MEMBERS)
 
 
 def _one(rows: CTE) -> Select[Any]:
-    task = select(*(rows.c[name] for name in TASK_MEMBERS)).cte("task")
-    return select(func.row_to_json(task.table_valued()), select(rows.c.version).scalar_subquery())
+    # A row of its own for the JSON's members, made of the one that was found or written, costs no second look at it.
+    task = select(*(rows.c[name] for name in TASK_MEMBERS)).correlate(rows).lateral("task")
+    return select(func.row_to_json(task.table_valued()), rows.c.version).join_from(rows, task, true())
 
 
 def _list(*, completed: bool, cursor: bool) -> Select[Any]:
@@ -165,7 +167,7 @@ def _create_once() -> Select[Any]:
         where=Task.idempotency_fingerprint == task.excluded.idempotency_fingerprint,
     )
     rows = task.returning(*MEMBERS, Task.version).cte("changed")
-    return _one(rows).add_columns(select(rows.c.id).scalar_subquery())
+    return _one(rows).add_columns(rows.c.id)
 
 
 def _update(**values: Any) -> Select[Any]:
