@@ -2,5 +2,7 @@
 
 import warnings
 
-# Connexion imports Starlette's test client, which asks for a package that only tests would want.
+# Connexion imports Starlette's test client, which asks for a package that only tests would want, and an old part of
+# jsonschema. Neither is used.
 warnings.filterwarnings("ignore", message="Using `httpx` with `starlette.testclient` is deprecated")
+warnings.filterwarnings("ignore", message="jsonschema.*Ref", category=DeprecationWarning)

@@ -78,7 +78,7 @@ BAD = {
     "JWT_CACHE_SIZE": ["0", "-1", "x", "10000001"],
     "PORT": ["65536", "http"],
     "METRICS_PORT": ["0", "65536", "http"],
-    "WORKERS": ["0", "257", "11"],
+    "WORKERS": ["0", "257", "21"],
     "KEEP_ALIVE_SECONDS": ["0", "3601"],
     "DRAIN_SECONDS": ["-1", "601"],
     "CORS_ORIGINS": [
