@@ -32,7 +32,7 @@ class Admission:
         self._pool = pool
         self._limit = limit
         self._loop = asyncio.get_running_loop()
-        self._room: int | None = None
+        self._entering = 0
         self._put_off: deque[Callable[[], None]] = deque()
         self._origins = {origin.encode() for origin in cors_origins}
         self._logged = 0
@@ -46,17 +46,17 @@ class Admission:
 
     @property
     def is_shut(self) -> bool:
-        return self._pool.waiting >= self._limit if self._room is None else self._room <= 0
+        return self._pool.free + self._limit <= self._entering
 
     def admits(self) -> bool:
         """Whether a request may come in that begins now."""
-        if self._room is None:
-            # Who is let in gets as far as the pool before the event loop's next turn; until then they are counted here.
-            pool = self._pool
-            self._room = pool.limit - pool.open + pool.idle + self._limit - pool.waiting
-            self._loop.call_soon(self._count_anew)
-        self._room -= 1
-        return self._room >= 0
+        if self.is_shut:
+            return False
+        if not self._entering:
+            # Who is let in gets as far as the pool in the event loop's next turn; until then they are counted here.
+            self._loop.call_soon(self._forget)
+        self._entering += 1
+        return True
 
     def put_off(self, refuse: Callable[[], None]) -> None:
         """Calls `refuse` when there is time for it."""
@@ -81,8 +81,8 @@ class Admission:
             b"%s%s%s" % (self._before, request_id, self._after),
         )
 
-    def _count_anew(self) -> None:
-        self._room = None
+    def _forget(self) -> None:
+        self._entering = 0
 
     def _refuse_some(self) -> None:
         for _ in range(min(REFUSALS_PER_TURN, len(self._put_off))):

@@ -137,8 +137,8 @@ class Settings:
     database_pool_size: int = _variable(
         "DATABASE_POOL_SIZE", _whole_number(1, 1000), 20, "connections, shared out among workers"
     )
-    database_queue_size: int = _variable(
-        "DATABASE_QUEUE_SIZE", _whole_number(1, 100_000), 100, "requests that may wait for one of them"
+    database_queue_size: int | None = _variable(
+        "DATABASE_QUEUE_SIZE", _whole_number(1, 100_000), None, "requests that may wait for one of them"
     )
     database_prepare: bool = _variable(
         "DATABASE_PREPARE", _truth, True, "false for poolers that cannot prepare statements"

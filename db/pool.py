@@ -111,6 +111,11 @@ class Pool:
         """How many statements wait for a connection."""
         return len(self._waiters)
 
+    @property
+    def free(self) -> int:
+        """How many statements more could have a connection, made or not; below zero, how many must wait for others."""
+        return self.limit - len(self._connections) + len(self._idle) - len(self._waiters)
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -1,4 +1,4 @@
--- Asks for what the environment says, on and on, each connection after a pause; prints how many were answered what.
+-- Asks for what the environment says, on and on, each connection after a pause, of about so long.
 local path, token = os.getenv("FLOOD_PATH"), os.getenv("FLOOD_TOKEN")
 local pause_milliseconds = tonumber(os.getenv("FLOOD_PAUSE_MILLISECONDS"))
 
@@ -7,5 +7,5 @@ function request()
 end
 
 function delay()
-  return pause_milliseconds
+  return math.random(0, 2 * pause_milliseconds)
 end
