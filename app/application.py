@@ -170,7 +170,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 remembered_tokens=settings.jwt_cache_size,
             )
             admission = Admission(pool, limit=_share(settings, queue_size), cors_origins=settings.cors_origins)
-            async with metrics.writing(pool, verifier) if metrics else nullcontext():
+            async with metrics.writing(pool, verifier, admission) if metrics else nullcontext():
                 # What was made until now lasts as long as the process: a collection that looks at it takes 80 ms.
                 gc.collect()
                 gc.freeze()

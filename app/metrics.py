@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from app.admission import Admission
 from app.logs import RequestLine
 from db.pool import Pool
 from handlers.tokens import Verifier
@@ -43,6 +44,7 @@ GAUGES = {
 }
 
 COUNTERS = {
+    "taskpact_requests_refused": "Requests that were refused since too many waited for a connection",
     "taskpact_token_cache_hits": "Tokens that were remembered",
     "taskpact_token_cache_misses": "Tokens that were verified",
 }
@@ -86,13 +88,13 @@ class Metrics:
         durations.seconds += seconds
 
     @asynccontextmanager
-    async def writing(self, pool: Pool, verifier: Verifier) -> AsyncIterator[None]:
+    async def writing(self, pool: Pool, verifier: Verifier, admission: Admission) -> AsyncIterator[None]:
         """Writes from time to time, and in the end."""
 
         async def write() -> None:
             while True:
                 # A file system may keep whoever writes waiting; no request shall wait with it.
-                await asyncio.to_thread(self._write, self._snapshot(pool, verifier))
+                await asyncio.to_thread(self._write, self._snapshot(pool, verifier, admission))
                 await asyncio.sleep(WRITE_SECONDS)
 
         task = asyncio.create_task(write())
@@ -102,11 +104,11 @@ class Metrics:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            self._write(self._snapshot(pool, verifier))
+            self._write(self._snapshot(pool, verifier, admission))
 
-    def _snapshot(self, pool: Pool, verifier: Verifier) -> bytes:
+    def _snapshot(self, pool: Pool, verifier: Verifier, admission: Admission) -> bytes:
         gauges = (1, pool.limit, pool.open, pool.idle, pool.waiting, verifier.remembered)
-        counters = (verifier.hits, verifier.misses)
+        counters = (admission.refused, verifier.hits, verifier.misses)
         snapshot = Snapshot(
             durations=list(self._durations.values()),
             errors=pool.errors,

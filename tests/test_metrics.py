@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -95,6 +96,23 @@ def test_requests_pools_tokens_and_errors_of_all_workers_are_told(tmp_path: Path
     verified = samples["taskpact_token_cache_misses_total",]
     assert 1 <= verified == samples["taskpact_token_cache_size",] <= 2
     assert samples["taskpact_token_cache_hits_total",] == 31 - verified
+
+
+def test_refused_requests_are_counted_apart(tmp_path: Path, database_url: str, owner: psycopg.Connection) -> None:
+    port, headers = free_port(), {"Authorization": f"Bearer {make_token('alice')}"}
+    variables = {"METRICS_PORT": str(port), "DATABASE_POOL_SIZE": "1", "DATABASE_STATEMENT_SECONDS": "1"}
+    with running_process(database_url, tmp_path / "log", **variables) as url:
+        owner.execute("lock table tasks")
+        with ThreadPoolExecutor(10) as people:
+            tasks = [f"{url}/api/alice/tasks"] * 10
+            answers = list(people.map(lambda task: httpx.get(task, headers=headers), tasks))
+        owner.rollback()
+
+        samples = wait_for(port, lambda samples: sum(counted(samples).values()) == 4)
+
+    # One has the connection, and three may wait for it.
+    assert sum(answer.json()["type"].endswith(":overloaded") for answer in answers) == 6
+    assert samples["taskpact_requests_refused_total",] == 6
 
 
 def test_what_a_dead_worker_counted_stays_and_what_it_had_is_gone(tmp_path: Path, database_url: str) -> None:
