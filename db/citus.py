@@ -73,7 +73,7 @@ begin
     alter table tasks force row level security;
     revoke insert (created_at) on users from taskpact_api;
     revoke insert (completed, version, created_at, updated_at) on tasks from taskpact_api;
-    alter role taskpact_api nologin;
+    -- The role keeps its log-in: it may serve other databases of the cluster.
     execute format('alter database %I reset citus.propagate_set_commands', current_database());
     execute format('alter database %I reset citus.enable_unsafe_triggers', current_database());
 end

@@ -98,7 +98,7 @@ def test_migrations_distribute_and_going_down_brings_plain_tables_back(citus_url
     assert fetch(citus_url, IN_FORCE) == [(True, FORCED, True, "local", "on")]
     schema.migrate(citus_url, "0002")
     assert fetch(citus_url, DISTRIBUTED) == []
-    assert fetch(citus_url, IN_FORCE) == [(False, FORCED, False, None, None)]
+    assert fetch(citus_url, IN_FORCE) == [(True, FORCED, False, None, None)]
     schema.migrate(citus_url)
     assert fetch(citus_url, DISTRIBUTED) == [("tasks", "user_id", 2), ("users", "id", 2)]
     assert fetch(citus_url, TASKS) == before
