@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
+from uuid import UUID
 
 import click
 import httpx
@@ -48,10 +49,8 @@ SIZE_QUERIES = {
     "tasks_user_id_completed_id": "pg_relation_size('tasks_user_id_completed_id')",
     "everything": "pg_total_relation_size('tasks')",
 }
+LOG = "pg_current_wal_insert_lsn() - '0/0'"
 OPERATIONS = rows.OPERATIONS[:-1]
-BLOCKS = 7
-REQUESTS = 150
-"""In each of the blocks, whose median counts."""
 
 
 def task_id(number: int) -> str:
@@ -87,7 +86,7 @@ def database(cluster_url: str, name: str, users: int, tasks: int) -> str:
     """The URL of a database of this size, filled where it is missing."""
     url = cluster_url.replace("///postgres?", f"///{name}?")
     with psycopg.connect(cluster_url, autocommit=True) as connection:
-        if connection.execute("select from pg_database where datname = %s", [f"{name}_filled"]).fetchone():
+        if connection.execute("select 1 from pg_database where datname = %s", [f"{name}_filled"]).fetchone():
             return url.replace(name, f"{name}_filled")
         connection.execute(f"drop database if exists {name}")
         connection.execute(f"create database {name}")
@@ -149,49 +148,16 @@ def service(url: str, workers: int, pool_size: int, **variables: str) -> Iterato
         process.wait(20)
 
 
-def constants(url: str, users: int, tasks: int, **variables: str) -> dict[str, dict[str, float]]:
-    """CPU of service and database for each operation, one request after the other; and its write-ahead log."""
-    chance = random.Random(rows.SEED)  # noqa: S311
-    found: dict[str, dict[str, list[float]]] = {name: {"service_us": [], "database_us": []} for name in OPERATIONS}
-    wal: dict[str, float] = {}
-    with service(url, 1, 1, **variables) as (address, pids), httpx.Client(base_url=address) as client:
-        people = {f"user-{user}": rows.token(f"user-{user}") for user in chance.sample(range(users), min(users, 50))}
-
-        def send(operation: str) -> None:
-            user = chance.choice(list(people))
-            number = chance.randrange(tasks) * users + int(user[5:])
-            method, path, body = rows.request(operation, user, task_id(number), chance.randrange(10**6))
-            response = client.request(method, path, json=body, headers={"Authorization": f"Bearer {people[user]}"})
-            if not response.is_success:
-                raise Failed(f"{operation}: {response.status_code} {response.text}")
-
-        for operation in OPERATIONS:
-            for _ in range(60):
-                send(operation)
-        for _ in range(BLOCKS):
-            for operation in OPERATIONS:
-                served, asked = tree_us(pids), tree_us(serving := backends(url))
-                log = value(url, "pg_current_wal_insert_lsn() - '0/0'")
-                for _ in range(REQUESTS):
-                    send(operation)
-                found[operation]["service_us"].append((tree_us(pids) - served) / REQUESTS)
-                found[operation]["database_us"].append((tree_us(serving) - asked) / REQUESTS)
-                wal[operation] = (value(url, "pg_current_wal_insert_lsn() - '0/0'") - log) / REQUESTS
-    return {
-        operation: {name: median(values) for name, values in costs.items()} | {"wal_bytes": wal[operation]}
-        for operation, costs in found.items()
-    }
-
-
-def write_mix(path: Path, users: int, tasks: int, *, owners: int = 200) -> None:
-    """The mix of the benchmark, for so many of the users."""
+def write_requests(path: Path, kinds: tuple[str, ...], users: int, tasks: int, *, owners: int = 200) -> None:
+    """Requests of these kinds, for so many of the users."""
     chance = random.Random(rows.SEED)  # noqa: S311
     people = {f"user-{user}": rows.token(f"user-{user}") for user in chance.sample(range(users), min(users, owners))}
     with path.open("w") as file:
         for _ in range(rows.REQUESTS_PER_FILE):
             user = chance.choice(list(people))
             number = chance.randrange(tasks) * users + int(user[5:])
-            method, target, body = rows.request(chance.choice(rows.MIX), user, task_id(number), chance.randrange(10**6))
+            target_id = UUID(task_id(number))
+            method, target, body = rows.request(chance.choice(kinds), user, target_id, chance.randrange(10**6))
             file.write(f"{method}\t{target}\t{people[user]}\t{'' if body is None else json.dumps(body)}\n")
 
 
@@ -214,15 +180,18 @@ def load(
             return report
 
         wrk(1)
-        served, asked = tree_us(pids), tree_us(serving := backends(url))
+        asked = {pid: ran_us(pid) for pid in backends(url)}
+        served, log = tree_us(pids), value(url, LOG)
         report = wrk(seconds)
+        count = report["requests"]
         return {
             "workers": workers,
-            "requests_per_second": report["requests"] / report["seconds"],
+            "requests_per_second": count / report["seconds"],
             "p50_ms": report["p50_ms"],
             "p99_ms": report["p99_ms"],
-            "service_us": (tree_us(pids) - served) / report["requests"],
-            "database_us": (tree_us(serving) - asked) / report["requests"],
+            "service_us": (tree_us(pids) - served) / count,
+            "database_us": sum(ran_us(pid) - asked.get(pid, 0) for pid in backends(url)) / count,
+            "wal_bytes": (value(url, LOG) - log) / count,
         }
 
 
@@ -251,12 +220,12 @@ def connection_mib(url: str) -> float:
 
 
 def neighbours(url: str, requests: Path, seconds: int) -> dict[str, dict[str, float]]:
-    """Users with a hundred tasks each, alone, then beside one with a million who reads pages all the time."""
+    """Users with a hundred tasks each, before and after one with a million was brought in beside them."""
     found = {"before": load(url, requests, workers=1, seconds=seconds)}
     with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
         cursor.execute("insert into users (id) values ('giant') on conflict do nothing")
         cursor.execute("set session_replication_role = replica")
-        if cursor.execute("select from tasks where user_id = 'giant' limit 1").fetchone() is None:
+        if cursor.execute("select 1 from tasks where user_id = 'giant' limit 1").fetchone() is None:
             with cursor.copy("copy tasks (user_id, id, title) from stdin") as copy:
                 for number in range(1_000_000):
                     copy.write(f"giant\t{task_id(number)}\tTask {number}\n")
@@ -304,7 +273,7 @@ def main(*, folder: Path, seconds: int, json_path: Path | None, svg_folder: Path
             return
         mixes = {name: folder / f"{name}.tsv" for name in SIZES}
         for name, size in SIZES.items():
-            write_mix(mixes[name], *size)
+            write_requests(mixes[name], rows.MIX, *size)
         found["bytes_per_task"] = {
             name: {
                 part: value(urls[name], query) / value(urls[name], "count(*) from tasks")
@@ -314,10 +283,15 @@ def main(*, folder: Path, seconds: int, json_path: Path | None, svg_folder: Path
         }
         print(json.dumps(found, indent=1), flush=True)
         found["connection_mib"] = connection_mib(urls["many_users"])
-        found["constants"] = {name: constants(urls[name], *size) for name, size in SIZES.items()}
-        found["constants_set_local"] = constants(
-            urls["many_users"], *SIZES["many_users"], DATABASE_CLAIMS="set_local"
-        )
+        constants = {}
+        for operation in OPERATIONS:
+            write_requests(path := folder / f"{operation}.tsv", (operation,), *SIZES["many_users"])
+            constants[operation] = load(urls["many_users"], path, workers=1, seconds=seconds)
+        found["constants"] = constants
+        found["foretold"] = {
+            name: sum(constants[kind][name] for kind in rows.MIX) / len(rows.MIX)
+            for name in ("service_us", "database_us")
+        }
         print(json.dumps(found, indent=1), flush=True)
         sizes = {name: load(urls[name], mixes[name], workers=1, seconds=seconds) for name in SIZES}
         workers = [load(urls["many_users"], mixes["many_users"], workers=n, seconds=seconds) for n in (1, 2, 4)]
