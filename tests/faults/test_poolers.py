@@ -1,4 +1,4 @@
-"""Behind a pooler in transaction mode, with far fewer connections than clients, nothing is mixed up."""
+"""Behind a pooler, with far fewer connections than clients, nothing is mixed up, and `check` finds what it lacks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import uvloop
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from conftest import free_port, running_process
+from db import schema
 from faults.ledger import Ledger, settle
 from faults.load import load
 
@@ -28,8 +29,8 @@ READY_SECONDS = 10
 
 
 @contextmanager
-def pgbouncer(database_url: str, folder: Path) -> Iterator[str]:
-    """A PgBouncer in transaction mode before the database; yields the URL by way of it."""
+def pgbouncer(database_url: str, folder: Path, pool_mode: str = "transaction") -> Iterator[str]:
+    """A PgBouncer before the database; yields the URL by way of it."""
     command = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if command is None:
         assert not os.environ.get("CI"), "pgbouncer is missing"
@@ -47,7 +48,7 @@ def pgbouncer(database_url: str, folder: Path) -> Iterator[str]:
         listen_port = {port}
         unix_socket_dir =
         auth_type = any
-        pool_mode = transaction
+        pool_mode = {pool_mode}
         default_pool_size = {POOL_SIZE}
         max_client_conn = {2 * PEOPLE}
         """.replace("\n        ", "\n")
@@ -95,3 +96,17 @@ def test_200_people_share_5_connections_of_a_pooler(database_url: str, tmp_path:
     settle(f"PgBouncer, {'with' if prepare == 'true' else 'without'} prepared statements", ledger, database_url)
     assert (ledger.count["refused"], ledger.count["failed_reads"], ledger.count["unknown"]) == (0, 0, 0)
     assert (tmp_path / "log").read_text().count("DATABASE_PREPARE is taken to be false") == (prepare == "true")
+
+
+@pytest.mark.parametrize(("pool_mode", "keeps"), [("transaction", False), ("session", True)])
+def test_a_pooler_that_loses_prepared_statements_is_found(
+    database_url: str, tmp_path: Path, pool_mode: str, keeps: bool
+) -> None:
+    with pgbouncer(database_url, tmp_path, pool_mode) as pooled:
+        checks = {check.name: check for _ in range(5) for check in schema.inspect(pooled, prepare=True, pool_size=10)}
+        without = schema.inspect(pooled, prepare=False, pool_size=10)
+
+    assert checks["prepared statements"].passed is keeps
+    if not keeps:
+        assert "set DATABASE_PREPARE=false" in checks["prepared statements"].detail
+    assert [(check.name, check.passed) for check in without[:2]] == [("indexes", True), ("connections", True)]
