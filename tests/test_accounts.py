@@ -31,6 +31,10 @@ TASK_OPERATIONS = [
 WRITES = [param for param in TASK_OPERATIONS if param.id not in ("get", "delete")]
 
 
+ONE_CONNECTION = {"DATABASE_POOL_SIZE": "1", "DATABASE_QUEUE_SIZE": "100"}
+"""Everybody's requests take turns on it, and none is refused because others wait."""
+
+
 @pytest.fixture(scope="module")
 def proxy(database_url: str) -> Iterator[Proxy]:
     with Proxy(database_url) as proxy:
@@ -40,7 +44,7 @@ def proxy(database_url: str) -> Iterator[Proxy]:
 @pytest.fixture(scope="module", params=["true", "false"], ids=["provisioning", "closed"])
 def narrow_url(proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[str]:
     """A service with one connection, whose round trips are counted."""
-    with running(proxy.url, DATABASE_POOL_SIZE="1", PROVISION_USERS=request.param) as url:
+    with running(proxy.url, **ONE_CONNECTION, PROVISION_USERS=request.param) as url:
         yield url
 
 
@@ -194,7 +198,7 @@ async def crowd(url: str, *, people: int, turns: int, leavers: int = 0, lenient:
 @pytest.mark.parametrize("prepare", ["true", "false"], ids=["prepared", "not-prepared"])
 @pytest.mark.parametrize("leavers", [0, 4], ids=["all-stay", "some-hang-up"])
 def test_a_crowd_on_one_connection_sees_each_only_their_own(database_url: str, prepare: str, leavers: int) -> None:
-    with running(database_url, DATABASE_POOL_SIZE="1", DATABASE_PREPARE=prepare) as url:
+    with running(database_url, **ONE_CONNECTION, DATABASE_PREPARE=prepare) as url:
         answers = asyncio.run(crowd(url, people=16, turns=3, leavers=leavers))
 
     assert answers >= 16 * 3 * 9
@@ -213,7 +217,7 @@ def test_a_crowd_whose_connection_breaks_again_and_again_sees_each_only_their_ow
 
     with (
         Proxy(database_url) as proxy,
-        running(proxy.url, DATABASE_POOL_SIZE="1") as url,
+        running(proxy.url, **ONE_CONNECTION) as url,
         ThreadPoolExecutor(1) as threads,
     ):
         cutting = threads.submit(cut, proxy)
@@ -248,7 +252,7 @@ def test_strangers_whose_writes_fail_in_the_database_leave_nothing_behind_for_th
             )
             return statuses
 
-    with running(database_url, DATABASE_POOL_SIZE="1", PROVISION_USERS="false") as url:
+    with running(database_url, **ONE_CONNECTION, PROVISION_USERS="false") as url:
         assert asyncio.run(main(url)) == [{401}] * len(strangers)
     left = owner.execute("select count(*) from users where id = any(%s)", [strangers]).fetchone()
     assert left == (0,)
@@ -427,7 +431,7 @@ def test_a_token_is_followed_once(owner: psycopg.Connection, person: Make) -> No
 @pytest.mark.requirement("FR-04")
 def test_following_a_token_takes_no_round_trip_of_its_own(proxy: Proxy, database_url: str, person: Make) -> None:
     del database_url
-    with running(proxy.url, DATABASE_POOL_SIZE="1") as url:
+    with running(proxy.url, **ONE_CONNECTION) as url:
         people = [person("crowd-follows", url=url, email=f"{n}@example.com") for n in range(3)]
         people[0].client.get(people[0].tasks)
         before = proxy.syncs
