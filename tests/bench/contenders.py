@@ -33,8 +33,11 @@ UVICORN = (
 )  # fmt: skip
 """Uvicorn as Taskpact starts it. Its access log, which it writes unless told otherwise, goes where Taskpact's goes."""
 
+TASKPACT = (sys.executable, "-c", "from app.cli import main; main()", "serve", "--workers", "1")
+
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "taskpact": (sys.executable, "-c", "from app.cli import main; main()", "serve", "--workers", "1"),
+    "taskpact": TASKPACT,
+    "set-local": ("env", "DATABASE_CLAIMS=set_local", *TASKPACT),
     "usual": (*UVICORN, "peers.usual:app"),
     "connexion": (*UVICORN, "--factory", "peers.stock_connexion:create"),
     "litestar": (*UVICORN, "peers.litestar_msgspec:app"),
@@ -43,6 +46,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 TITLES = {
     "taskpact": "Taskpact",
+    "set-local": "Taskpact, claims as on Citus",
     "usual": "FastAPI, SQLModel, asyncpg",
     "connexion": "Connexion, SQLAlchemy, psycopg",
     "litestar": "Litestar, msgspec, asyncpg",
@@ -50,7 +54,8 @@ TITLES = {
     "uvicorn": "limit: uvicorn",
     "pgbench": "limit: pgbench",
 }
-"""The last two are no contenders: one asks uvicorn for fixed bytes, the other PostgreSQL without any HTTP."""
+"""The second takes part only when asked to. The last two are no contenders: one asks uvicorn for fixed bytes, the other
+PostgreSQL without any HTTP."""
 
 
 class Failed(Exception):

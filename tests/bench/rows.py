@@ -67,7 +67,7 @@ def make_databases(cluster_url: str, names: list[str]) -> dict[str, str]:
         for name in names:
             connection.execute(f'create database "{name}" template seeded strategy file_copy')
     for name, url in urls.items():
-        if name not in ("taskpact", "pgbench"):
+        if name not in ("taskpact", "set-local", "pgbench"):
             with psycopg.connect(url, autocommit=True) as connection:
                 for statement in NO_ROW_LEVEL_SECURITY:
                     connection.execute(statement)

@@ -45,7 +45,13 @@ def split(_context: click.Context, parameter: click.Parameter, value: str) -> li
 @click.option("--seconds", type=click.IntRange(1), default=5, show_default=True, help="Of load in each round.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--connections", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--only", callback=split, default=",".join(TITLES), show_default=True, help="Who takes part.")
+@click.option(
+    "--only",
+    callback=split,
+    default=",".join(name for name in TITLES if name != "set-local"),
+    show_default=True,
+    help="Who takes part.",
+)
 @click.option("--operations", callback=split, default=",".join(rows.OPERATIONS), show_default=True)
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Where to write everything that was measured."
