@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -194,6 +195,9 @@ class Pool:
             async with asyncio.timeout(give_up_at - time.monotonic()):
                 return await waiter
         except BaseException as error:
+            # Who has left does not count as waiting.
+            with suppress(ValueError):
+                self._waiters.remove(waiter)
             # A connection may have been handed over in the same moment: it is passed on.
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._release(waiter.result())
