@@ -17,7 +17,7 @@ from conftest import CONTRACT, START_SECONDS, Person, free_port, running
 HERE = Path(__file__).parent
 NODE_MISSING = "Node and npm are needed to look at the contract with tools from outside, and are not installed"
 
-pytest.register_assert_rewrite("test_isolation", "test_tasks")
+pytest.register_assert_rewrite("test_http", "test_idempotency", "test_isolation", "test_tasks")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
