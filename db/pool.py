@@ -234,6 +234,8 @@ class Pool:
                         waiter.set_exception(NoConnection(str(error)))
             return
         self._claims = connection.claims
+        # Others may have found out meanwhile that nothing can be prepared.
+        connection.prepare = self._prepare
         self._connections.add(connection)
         self._release(connection)
 
