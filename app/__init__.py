@@ -2,7 +2,5 @@
 
 import warnings
 
-# Connexion imports Starlette's test client, which asks for a package that only tests would want, and an old part of
-# jsonschema. Neither is used.
+# Connexion imports Starlette's test client, which asks for a package that only tests would want.
 warnings.filterwarnings("ignore", message="Using `httpx` with `starlette.testclient` is deprecated")
-warnings.filterwarnings("ignore", message="jsonschema.*Ref", category=DeprecationWarning)

@@ -20,9 +20,7 @@ import jwt
 import uvicorn
 from sqlalchemy.exc import DBAPIError
 
-from app import server
 from app.logs import configure_logs
-from app.metrics import metrics_server
 from app.settings import Settings, SettingsError, read_settings
 from db import schema
 from db.embedded import EmbeddedUnavailable, embedded_server
@@ -64,6 +62,8 @@ def serve(**given: object) -> None:
     os.environ.update({name.upper(): str(value) for name, value in given.items() if value is not None})
     settings = read_settings()
     configure_logs(settings.log_level, settings.log_format)
+    from app.metrics import metrics_server  # noqa: PLC0415 - the other commands are quicker without Connexion
+
     # The server ends on a signal by raising it again: it must not end this process before its database is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     port = _free_port(settings.host, settings.port)
@@ -157,6 +157,8 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _run(settings: Settings, port: int) -> None:
+    from app import server  # noqa: PLC0415 - as above
+
     config = uvicorn.Config(
         "app.application:from_environment",
         factory=True,
