@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+from programs import missing
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM_MISSING = "Chromium and Playwright are needed to look at the pages, and are not installed"
 VIEWPORT = {"width": 1000, "height": 1140}
 # What a page's policy forbids is said in the console too, whether or not the browser says so itself.
 REPORT_VIOLATIONS = """addEventListener("securitypolicyviolation",
     event => console.error(`${event.effectiveDirective} forbids ${event.blockedURI}`))"""
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says once why nothing ran."""
-    if any(CHROMIUM_MISSING in str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
-        terminalreporter.write_line(f"tests/browser is skipped: {CHROMIUM_MISSING}.")
 
 
 # Playwright's event loop runs in this thread while a browser is open: other modules want one of their own.
@@ -31,9 +25,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if chromium is None or importlib.util.find_spec("playwright") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(CHROMIUM_MISSING)
-        pytest.skip(CHROMIUM_MISSING)
+        missing("Chromium and Playwright are needed for tests/browser, and are not installed")
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 - most who collect these tests do not have it
 
     # Root cannot have a sandbox; and no name is looked up, so that nothing leaves this machine.

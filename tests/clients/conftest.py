@@ -14,19 +14,13 @@ import pytest
 
 from conftest import CONTRACT, new_database, running
 from db import schema
+from programs import node_modules
 
 HERE = Path(__file__).parent
 COMMANDS = Path(sys.executable).parent
 COMMAND_SECONDS = 120
-NODE_MISSING = "Node and npm are needed to generate the TypeScript client, and are not installed"
 
 Run = Callable[..., str]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says once why half of it did not run."""
-    if any(NODE_MISSING in str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
-        terminalreporter.write_line(f"The TypeScript half of tests/clients is skipped: {NODE_MISSING}.")
 
 
 @pytest.fixture(scope="session")
@@ -52,20 +46,6 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="session")
-def node_modules(run: Run) -> Path:
-    """The generator's packages, installed as the lock file names them."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(NODE_MISSING)
-        pytest.skip(NODE_MISSING)
-    lock, installed = HERE / "package-lock.json", HERE / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        run(npm, "ci", cwd=HERE)
-    return HERE / "node_modules"
-
-
-@pytest.fixture(scope="session")
 def python_client(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the generated package `taskpact_client`, and the scripts that use it."""
     folder = tmp_path_factory.mktemp("python")
@@ -78,16 +58,17 @@ def python_client(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def typescript_client(run: Run, node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def typescript_client(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the generated types, and the scripts that use them, compiled."""
+    modules = node_modules(HERE)
     folder = tmp_path_factory.mktemp("typescript")
-    (folder / "node_modules").symlink_to(node_modules)
+    (folder / "node_modules").symlink_to(modules)
     (folder / "package.json").write_text('{"type": "module"}')
-    said = run(node_modules / ".bin" / "openapi-typescript", CONTRACT, "--output", folder / "schema.d.ts", cwd=folder)
+    said = run(modules / ".bin" / "openapi-typescript", CONTRACT, "--output", folder / "schema.d.ts", cwd=folder)
     assert "warn" not in said.lower()
     for name in ("life.ts", "example.ts", "tsconfig.json"):
         shutil.copy(HERE / name, folder)
-    run(node_modules / ".bin" / "tsc", cwd=folder)
+    run(modules / ".bin" / "tsc", cwd=folder)
     return folder
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,31 +11,17 @@ import httpx
 import pytest
 
 from conftest import CONTRACT, START_SECONDS, Person, free_port, running
+from programs import node_modules
 
 HERE = Path(__file__).parent
-NODE_MISSING = "Node and npm are needed to look at the contract with tools from outside, and are not installed"
 
 pytest.register_assert_rewrite("test_http", "test_idempotency", "test_isolation", "test_tasks")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says once why nothing ran."""
-    if any(NODE_MISSING in str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
-        terminalreporter.write_line(f"tests/contract is skipped: {NODE_MISSING}.")
 
 
 @pytest.fixture(scope="session")
 def tools() -> Path:
     """The folder of the tools' commands, with their packages installed as the lock file names them."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(NODE_MISSING)
-        pytest.skip(NODE_MISSING)
-    lock, installed = HERE / "package-lock.json", HERE / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        subprocess.run([npm, "ci"], cwd=HERE, check=True)
-    return HERE / "node_modules" / ".bin"
+    return node_modules(HERE) / ".bin"
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -19,19 +18,13 @@ import pytest
 
 from conftest import new_database
 from db import schema
+from programs import node_modules
 
 HERE = Path(__file__).parent
 BETTER_AUTH_SECRET = "a secret that only Better Auth and these tests know"
 README_ORIGIN = "http://localhost:3000"
 README_SECRET = "<BETTER_AUTH_SECRET>"
 START_SECONDS = 60
-NODE_MISSING = "Node and npm are needed to run Better Auth, and are not installed"
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says once why nothing ran."""
-    if any(NODE_MISSING in str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
-        terminalreporter.write_line(f"tests/issuer is skipped: {NODE_MISSING}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +71,10 @@ class Issuer:
 
 
 @pytest.fixture(scope="session")
-def node() -> str:
-    """Node, with the issuer's packages installed as the lock file names them."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(NODE_MISSING)
-        pytest.skip(NODE_MISSING)
-    lock, installed = HERE / "package-lock.json", HERE / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        subprocess.run([npm, "ci"], cwd=HERE, check=True)
-    return node
-
-
-@pytest.fixture(scope="session")
-def start_issuer(node: str, cluster_url: str) -> Callable[..., object]:
+def start_issuer(cluster_url: str) -> Callable[..., object]:
     """Runs an issuer on a database of its own, which the service may share."""
+    node_modules(HERE)
+    command = ["node", "server.mjs"]
 
     @contextmanager
     def start(jwt_options: dict[str, object] | None = None) -> Iterator[Issuer]:
@@ -108,7 +89,7 @@ def start_issuer(node: str, cluster_url: str) -> Callable[..., object]:
             if jwt_options is not None:
                 variables["JWT_OPTIONS"] = json.dumps(jwt_options)
             with subprocess.Popen(
-                [node, "server.mjs"], cwd=HERE, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command, cwd=HERE, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             ) as process:
                 lines: queue.SimpleQueue[str] = queue.SimpleQueue()
                 # Read to the end, so that what it says later never fills the pipe.
