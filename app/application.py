@@ -18,7 +18,6 @@ from connexion.middleware import ConnexionMiddleware
 from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.swagger_ui import SwaggerUIMiddleware
 from connexion.options import SwaggerUIOptions
-from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp
@@ -27,8 +26,8 @@ import openapi
 from app.admission import Admission
 from app.logs import configure_logs, request_logger
 from app.metrics import Metrics, new_metrics
-from app.middleware import RequestLog
-from app.pages import EXCEPTIONS, ROUTES, contract_routes, policies, to_starlette
+from app.middleware import Cors, RequestLog, security_headers
+from app.pages import EXCEPTIONS, ROUTES, WholeFiles, contract_routes, policies, to_starlette
 from app.settings import Settings, SettingsError, read_settings
 from db import schema
 from db.pool import Pool
@@ -95,6 +94,7 @@ def create_app(settings: Settings) -> ASGIApp:
     middlewares: list[Any] = [
         partial(ContractMiddleware, on_error=problems.answer, state_names=("tasks",)),
         partial(ExceptionMiddleware, handlers=dict.fromkeys(EXCEPTIONS, on_error)),
+        WholeFiles,
         SwaggerUIMiddleware,
         LifespanMiddleware,
     ]
@@ -108,7 +108,7 @@ def create_app(settings: Settings) -> ASGIApp:
     connexion_app.add_api(CONTRACT)
     app: ASGIApp = connexion_app
     if settings.cors_origins:
-        app = CORSMiddleware(
+        app = Cors(
             app,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
@@ -177,6 +177,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 yield {
                     "admission": admission,
                     "pool": pool,
+                    "security_headers": security_headers(hsts_seconds=settings.hsts_seconds),
                     "tasks": Tasks(pool, provision_users=settings.provision_users),
                     "verifier": verifier,
                 }

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.templating import Jinja2Templates
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from db.schema import check_version
 from handlers.problems import Ending
@@ -94,6 +94,17 @@ def to_starlette(answer: Callable[[Scope, Exception], ConnexionResponse]) -> OnE
         return Response(response.body, response.status_code, response.headers)
 
     return on_error
+
+
+class WholeFiles:
+    """Lets nobody ask for a part of a file: what Starlette says of a range that there is not is no problem."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(name, value) for name, value in scope.get("headers", ()) if name != b"range"]
+        await self.app({**scope, "headers": headers}, receive, send)
 
 
 ROUTES = [Route("/", home), Route("/healthz", healthz), Route("/readyz", readyz)]

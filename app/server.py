@@ -10,12 +10,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import Context
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, cast
 
+import httptools
 import structlog
 import uuid_utils
 import uvicorn
@@ -25,12 +27,9 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.admission import Admission
-from app.middleware import security_headers
 from handlers import problems
 
 logger = structlog.get_logger()
-
-SECURITY_HEADERS: Final = security_headers()
 
 HEAD_LIMIT_BYTES: Final = 65_536
 MESSAGE_LIMIT_BYTES: Final = 1_048_576
@@ -139,7 +138,7 @@ class Protocol(HttpToolsProtocol):
                 if not self.transport.is_closing():
                     self._receive(data[start : start + HEAD_LIMIT_BYTES])
             return
-        super().data_received(data)
+        self._parse(data)
         if self._read_scope is self.scope:
             self._read_bytes += len(data)
         else:
@@ -149,8 +148,39 @@ class Protocol(HttpToolsProtocol):
         if "is_ending" in self.app_state:
             self._answer_last()
 
+    def _parse(self, data: bytes) -> None:
+        """As uvicorn's, but who asks for another protocol is answered as if they had not (RFC 9110, section 7.8).
+
+        The parser takes no body from such a request, and would take it for the next one: another reads it again.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("")
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    (end,) = upgrade.args
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                    data = self._head_without_upgrade() + data[end:]
+                    continue
+                self._answer_last()
+            return
+
+    def _should_upgrade(self) -> bool:
+        """Whether the request is not to be answered yet; CONNECT has nothing that could be left out."""
+        return self.scope["method"] != "CONNECT"
+
+    def _head_without_upgrade(self) -> bytes:
+        fields = b"".join([b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"])
+        line = f"{self.scope['method']} {self.url.decode('latin-1')} HTTP/{self.scope['http_version']}\r\n"
+        return line.encode("latin-1") + fields + b"\r\n"
+
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that only ends its sending still gets the answer to what it sent."""
+        self._refuse_put_off()
         if self._is_answering():
             self._answer_last()
             return True
@@ -165,7 +195,8 @@ class Protocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            # This is still the task of the request before: its context, where its span is, is not the next one's.
+            Context().run(self._start_asgi_task, *self.pipeline.pop())
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """As uvicorn's, unless the request is refused: then without a task for it."""
@@ -253,14 +284,15 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: int) -> None:
         """Answers a request that does not get as far as an operation, and closes."""
-        answer = problems.answer({"state": {"request_id": str(uuid_utils.uuid4())}}, HTTPException(status))
-        headers = b"content-type: %s\r\ncontent-length: %d\r\n" % (problems.MEDIA_TYPE.encode(), len(answer.body))
+        request_id = str(uuid_utils.uuid4())
+        answer = problems.answer({"state": {"request_id": request_id}}, HTTPException(status))
+        fields = problems.MEDIA_TYPE.encode(), request_id.encode(), len(answer.body)
+        headers = b"content-type: %s\r\nx-request-id: %s\r\ncontent-length: %d\r\n" % fields
         self._write(status, headers, answer.body, is_last=True)
 
     def _write(self, status: int, headers: bytes, body: bytes, *, is_last: bool) -> None:
-        always = b"".join(
-            [b"%s: %s\r\n" % header for header in [*self.server_state.default_headers, *SECURITY_HEADERS]]
-        )
+        fields = [*self.server_state.default_headers, *self.app_state["security_headers"]]
+        always = b"".join([b"%s: %s\r\n" % field for field in fields])
         close = b"connection: close\r\n" if is_last else b""
         self.transport.write(b"".join((STATUS_LINE[status], always, headers, close, b"\r\n", body)))
         if is_last:
@@ -295,7 +327,7 @@ class Server(uvicorn.Server):
 
 
 def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
-    with socket.socket(fileno=os.dup(listener.fileno())) as same, suppress(BlockingIOError):
+    with socket.socket(fileno=os.dup(listener.fileno())) as same, suppress(OSError):
         same.setblocking(False)
         while True:
             yield same.accept()[0]
@@ -349,8 +381,8 @@ def _supervise(config: uvicorn.Config, drain_seconds: float) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit())
-    workers = [start() for _ in range(config.workers)]
     try:
+        workers = [start() for _ in range(config.workers)]
         while True:
             connection.wait([worker.sentinel for worker in workers])
             for index, worker in enumerate(workers):
@@ -366,10 +398,11 @@ def _supervise(config: uvicorn.Config, drain_seconds: float) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         listener.close()
-        _end(workers, drain_seconds + SHUTDOWN_SECONDS + LEAVE_SECONDS)
+        # A signal may have come before all of them were in the list.
+        _end(spawn.active_children(), drain_seconds + SHUTDOWN_SECONDS + LEAVE_SECONDS)
 
 
-def _end(workers: list[BaseProcess], grace_seconds: float) -> None:
+def _end(workers: Sequence[BaseProcess], grace_seconds: float) -> None:
     deadline = time.monotonic() + grace_seconds
     for worker in workers:
         worker.terminate()

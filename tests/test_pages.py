@@ -145,6 +145,14 @@ def test_what_is_no_http_is_answered_with_the_security_headers_too(service_url: 
         assert f"\r\n{name}: {value}" in head
 
 
+@pytest.mark.requirement("FR-19")
+@pytest.mark.parametrize("part", ["bytes=0-1", "bytes=99999999-", "bytes=x", "lines=0-1", "bytes=0-0,2-2"])
+def test_files_are_sent_whole(service_url: str, part: str) -> None:
+    whole, answer = [httpx.get(f"{service_url}/docs/swagger-ui.css", headers=h) for h in ({}, {"Range": part})]
+
+    assert (answer.status_code, answer.content) == (200, whole.content)
+
+
 @pytest.mark.requirement("SR-10")
 @pytest.mark.parametrize("path", HTML)
 def test_a_page_may_load_what_stands_in_it_and_its_own_files(service_url: str, path: str) -> None:

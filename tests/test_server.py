@@ -34,7 +34,7 @@ def url(database_url: str) -> Iterator[str]:
         patch.setattr(server, "LOOK_SECONDS", 0.1)
         for name in ("HEAD_SECONDS", "BODY_SECONDS", "ANSWER_SECONDS"):
             patch.setattr(server, name, 1)
-        with running(database_url, KEEP_ALIVE_SECONDS="2") as url:
+        with running(database_url, KEEP_ALIVE_SECONDS="2", HSTS_SECONDS="31536000") as url:
             yield url
 
 
@@ -68,12 +68,14 @@ CREATE = ("POST", "/api/alice/tasks", "Content-Type: application/json")
 
 
 def assert_problem(answer: bytes, status: int, name: str) -> None:
-    """One answer, this problem, after which the connection is closed."""
+    """One answer, this problem with the headers that every answer has, after which the connection is closed."""
     fields, _, body = answer.partition(b"\r\n\r\n")
     assert fields.startswith(b"HTTP/1.1 %d " % status), answer
     assert b"content-type: application/problem+json" in fields
     assert b"connection: close" in fields
+    assert b"strict-transport-security: max-age=31536000" in fields
     problem = json.loads(body)
+    assert f"x-request-id: {problem['instance'].removeprefix('urn:uuid:')}".encode() in fields
     assert (problem["status"], problem["type"]) == (status, TYPE_PREFIX + name)
 
 
@@ -200,11 +202,41 @@ def test_pipelined_requests_are_answered_in_their_order_and_what_follows_them_is
     assert statuses == [b"200", b"200", b"403", b"404"] * 50
 
 
-def test_an_upgrade_that_nobody_offers_is_ignored(url: str) -> None:
-    with connect(url) as connection:
-        connection.sendall(head("GET", "/healthz", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"))
+UPGRADES = {
+    "http-2": ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"],
+    "websocket": ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="],
+}
 
-        assert received(connection).startswith(b"HTTP/1.1 200 ")
+
+@pytest.mark.parametrize("upgrade", UPGRADES.values(), ids=UPGRADES)
+@pytest.mark.parametrize("piece_bytes", [1_000_000, 100, 1])
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        pytest.param(["Content-Length: 13"], b'{"title":"x"}', id="length"),
+        pytest.param(["Transfer-Encoding: chunked"], b'd\r\n{"title":"x"}\r\n0\r\n\r\n', id="chunks"),
+        pytest.param([f"Content-Length: {len(head())}"], head(), id="a-request"),
+    ],
+)
+def test_an_upgrade_that_nobody_offers_is_ignored_and_the_body_is_no_request(
+    url: str, framing: list[str], body: bytes, piece_bytes: int, upgrade: list[str]
+) -> None:
+    """Clients ask so for HTTP/2 without TLS; a proxy that passes it on must not disagree about where the body ends."""
+    request = head(*CREATE, *framing, *upgrade) + body
+    with connect(url) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_in_pieces(connection, request * 2 + head("GET", "/healthz", "Connection: close"), piece_bytes)
+        answers = received(connection)
+
+    status = b"201" if b"title" in body else b"422"
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [status, status, b"200"]
+
+
+def test_nothing_follows_a_connect(url: str) -> None:
+    with connect(url) as connection:
+        connection.sendall(head("CONNECT") + head())
+
+        assert re.findall(rb"HTTP/1.1 (\d+)", received(connection)) == [b"405"]
 
 
 def test_workers_that_cannot_start_end_the_service() -> None:
