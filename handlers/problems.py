@@ -145,7 +145,7 @@ def _log(problem: Problem, error: Exception, request_id: str) -> None:
         reason = getattr(error, "reason", None) or problem.detail or getattr(error, "detail", None)
         logger.warning(event, request_id=request_id, reason=reason)
     elif isinstance(error, (Overloaded, Ending)):
-        pass  # Each would be one of very many; whoever raises them tells the log once.
+        pass  # Each would be one of very many: admission tells the log of the first, the server's end of the second.
     elif problem.status == 503:  # noqa: PLR2004
         logger.error(problem.name, request_id=request_id, reason=type(error.__cause__ or error).__name__)
     elif problem is INTERNAL_ERROR:

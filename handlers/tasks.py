@@ -15,7 +15,7 @@ PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
 PRIVATE_PAGE = {"Cache-Control": "private, no-cache", "Vary": "Accept, Accept-Encoding"}
 MINIMAL = {"Preference-Applied": "return=minimal"}
 
-ENTITY_TAG = re.compile(r'(W/)?"([^"]*)"')
+ENTITY_TAG = re.compile(r'(?:^|,)[ \t]*(W/)?"([^"]*)"[ \t]*(?=,|$)')
 PREFERENCE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
 RETURN = re.compile(r'[ \t]*(?i:return)[ \t]*=[ \t]*"?([!#$%&\'*+.^_`|~0-9A-Za-z-]+)"?[ \t]*(?:;|$)')
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -60,7 +60,7 @@ async def get_task(tasks: Tasks, user: User, task_id: str, if_none_match: str | 
     task = await tasks.get(user, task_id)
     if if_none_match is not None and matches(if_none_match, task.version):
         return ConnexionResponse(304, headers={**PRIVATE, "ETag": entity_tag(task.version)})
-    return _answer(task, headers={**PRIVATE})
+    return _answer(task, headers=PRIVATE)
 
 
 async def replace_task(

@@ -251,8 +251,10 @@ CHANGES = [
 @pytest.mark.requirement("FR-18", "SC-04")
 @pytest.mark.parametrize(("method", "suffix", "body"), CHANGES)
 @pytest.mark.parametrize(
-    "tag", ['"2"', 'W/"1"', '"99999999999999999999"', "0", '"-1"', '"01"', '""'],
-    ids=["newer", "weak", "huge", "no-tag", "negative", "padded", "empty"],
+    "tag", ['"2"', 'W/"1"', 'w/"1"', '"99999999999999999999"', "0", '"-1"', '"01"', '""', 'x"1"', '"1"x', '"2" "1"'],
+    ids=[
+        "newer", "weak", "weak-lower", "huge", "no-tag", "negative", "padded", "empty", "before", "after", "2",
+    ],
 )  # fmt: skip
 def test_a_change_under_another_entity_tag_is_refused_and_changes_nothing(
     alice: Person, method: str, suffix: str, body: dict[str, object] | None, tag: str
@@ -267,7 +269,7 @@ def test_a_change_under_another_entity_tag_is_refused_and_changes_nothing(
 
 @pytest.mark.requirement("FR-18")
 @pytest.mark.parametrize(("method", "suffix", "body"), CHANGES)
-@pytest.mark.parametrize("tag", ['"1"', '"8", "1"', "*"])
+@pytest.mark.parametrize("tag", ['"1"', '"8", "1"', '"8,","1"', '"1" ,', "*"])
 def test_a_change_under_the_right_entity_tag_is_made(
     alice: Person, method: str, suffix: str, body: dict[str, object] | None, tag: str
 ) -> None:
