@@ -27,14 +27,10 @@ CONNECT_SECONDS = 2
 
 logger = logging.getLogger(__name__)
 
-UNDONE = (
-    NotSent,
-    *STALE_PLANS,
-    errors.AdminShutdown,
-    errors.IdleSessionTimeout,
-    errors.SerializationFailure,
-    errors.DeadlockDetected,
-)
+ENDED = (NotSent, errors.AdminShutdown, errors.IdleSessionTimeout)
+"""After these nothing was done, and the connection is gone; another one may be alive."""
+
+UNDONE = (*ENDED, *STALE_PLANS, errors.SerializationFailure, errors.DeadlockDetected)
 """After these nothing was done, and it may work the next time."""
 
 OPERATIONAL = ("08", "25006", "40", "53", "55P03", "57", "58")
@@ -133,7 +129,8 @@ class Pool:
         """Runs the statement as `user_id` in one round trip and returns its rows, in text format.
 
         It is run again, twice at most, where that did nothing, and where the answer was lost if it only reads, or is
-        `repeatable`: whoever says so finds out whether it had been done.
+        `repeatable`: whoever says so finds out whether it had been done. Connections that turn out to have ended do not
+        count: the server may have ended all of them.
 
         Raises:
             DatabaseUnavailable: no connection, or no answer, in time, or the server cannot work (503).
@@ -144,11 +141,14 @@ class Pool:
         claims = user_id.encode()
         give_up_at = time.monotonic() + self._wait_seconds
         may_be_done = False
-        for tries_left in (2, 1, 0):
+        tries_left = 3
+        while True:
             try:
                 return await self._run(claims, statement, values, give_up_at)
             except (psycopg.Error, TimeoutError) as error:
                 self.errors[_kind(error)] += 1
+                if not isinstance(error, ENDED) or time.monotonic() > give_up_at:
+                    tries_left -= 1
                 may_be_done |= statement.writes and isinstance(error, AnswerLost | TimeoutError)
                 may_repeat = isinstance(error, self._undone) or (
                     isinstance(error, AnswerLost) and (repeatable or not statement.writes)
@@ -157,7 +157,6 @@ class Pool:
                     if not _is_operational(error):
                         raise
                     raise _meaning(error, statement, may_be_done=may_be_done)(str(error)) from error
-        raise AssertionError("the last try returns or raises")
 
     async def _run(self, claims: bytes, statement: Statement, values: Values, give_up_at: float) -> list[Row]:
         connection = self._idle.pop() if self._idle else await self._acquire(give_up_at)

@@ -77,10 +77,14 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self._target.get("host", "localhost"), self._target.get("port", 5432)
-        if host.startswith("/"):
-            server = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-        else:
-            server = await asyncio.open_connection(host, port)
+        try:
+            if host.startswith("/"):
+                server = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+            else:
+                server = await asyncio.open_connection(host, port)
+        except OSError:
+            writer.transport.abort()
+            return
         self._writers |= {writer, server[1]}
         counter = SyncCounter(self)
         with suppress(OSError, asyncio.CancelledError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from uuid import uuid4
 
 import psycopg
@@ -317,6 +318,31 @@ def test_the_pool_is_bounded_and_so_is_waiting_for_it(database_url: str) -> None
     run(main)
 
 
+def test_who_has_left_does_not_count_as_waiting(database_url: str) -> None:
+    """Whether their time was up or they were cancelled: admission goes by these counts."""
+
+    async def main() -> None:
+        async with Pool(database_url, size=1, wait_seconds=0.5, statement_seconds=2) as pool:
+            sleeper = asyncio.ensure_future(pool.run("alice", SLEEP, ()))
+            while not pool.open:
+                await asyncio.sleep(0.01)
+            waiters = [asyncio.ensure_future(pool.run("alice", WHO, ())) for _ in range(4)]
+            await asyncio.sleep(0)
+            assert (pool.waiting, pool.free) == (4, -4)
+
+            waiters[0].cancel()
+            waiters[2].cancel()
+            results = await asyncio.gather(*waiters, return_exceptions=True)
+
+            assert [type(result) for result in results] == [asyncio.CancelledError, DatabaseUnavailable] * 2
+            assert (pool.waiting, pool.free) == (0, 0)
+            with pytest.raises(DatabaseUnavailable):
+                await sleeper
+            assert (pool.waiting, pool.free) == (0, 1)
+
+    run(main)
+
+
 def test_the_pool_serves_whoever_waits_longest_and_uses_what_it_has(database_url: str) -> None:
     async def main() -> None:
         served: list[int] = []
@@ -351,6 +377,51 @@ def test_nothing_is_left_of_a_pool_that_is_closed(database_url: str) -> None:
 
     run(main)
     assert until(lambda: sessions() == 0)
+
+
+@contextmanager
+def naps_ended(url: str, times: int) -> Iterator[None]:
+    """So many sessions of this database that sleep are ended, one after the other."""
+
+    def end() -> None:
+        # It waits until the session is gone, so that none counts twice.
+        query = (
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
+            " where datname = current_database() and wait_event = 'PgSleep'"
+        )
+        with psycopg.connect(url, autocommit=True) as owner:
+            left = times
+            while left > 0 and not is_over.wait(0.005):
+                left -= len(owner.execute(query).fetchall())
+
+    is_over = threading.Event()
+    thread = threading.Thread(target=end)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(("times", "wait_seconds"), [(6, 30.0), (1000, 0.2)])
+def test_however_many_sessions_end_a_statement_is_run_until_its_time_is_up(
+    own_database: str, times: int, wait_seconds: float
+) -> None:
+    nap = Statement(b"nap", b"select pg_sleep(1)", (), writes=True)
+
+    async def main() -> None:
+        async with Pool(own_database, size=2, wait_seconds=wait_seconds) as pool:
+            with naps_ended(own_database, times):
+                if times < 1000:
+                    assert len(await pool.run("alice", nap, ())) == 1
+                    assert pool.errors == {"57": times}
+                else:
+                    with pytest.raises(DatabaseUnavailable) as raised:
+                        await pool.run("alice", nap, ())
+                    assert not isinstance(raised.value, OutcomeUnknown)
+
+    run(main)
 
 
 def test_a_server_that_does_not_answer_is_unavailable_in_time() -> None:

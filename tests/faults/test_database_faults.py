@@ -92,9 +92,11 @@ def test_backends_that_are_terminated_one_by_one_lose_nothing(database_url: str,
 def test_answers_that_are_cut_off_are_neither_lost_nor_given_twice(database_url: str, tmp_path: Path) -> None:
     ledger = Ledger()
     cuts, pool_size = 30, 10
+    # A third are changes, whose end may be unknown: as many of what is cut off, more or less.
+    mix = {"create": 6, "toggle": 3, "replace": 3, "delete": 1, "read": 5, "list": 2}
 
     async def main() -> None:
-        async with load(url, ledger, people=40):
+        async with load(url, ledger, people=40, mix=mix):
             for _ in range(cuts):
                 await asyncio.sleep(0.2)
                 await asyncio.to_thread(proxy.cut)
@@ -106,6 +108,7 @@ def test_answers_that_are_cut_off_are_neither_lost_nor_given_twice(database_url:
             run(main)
     settle(f"2. {cuts} cuts in mid-answer", ledger, database_url)
     # Reads are repeated, and so is a create, whose id tells whether it was done: most of what was cut off was unseen.
+    assert ledger.created_perhaps == set()
     assert ledger.count["unknown"] < cuts * pool_size / 2
 
 
@@ -280,8 +283,7 @@ def assert_that_reads_go_on(
         uvloop.run(main(url))
     settle(scenario, ledger, database_url)
     print(dict(ledger.problems))
-    # All sessions are ended once too: a statement may meet more of those than it is repeated for.
-    assert ledger.problems["writes-unavailable"] > 0.99 * ledger.problems.total()
+    assert set(ledger.problems) == {"writes-unavailable"}, ledger.problems
     assert (ledger.count["failed_reads"], ledger.count["unknown"]) == (0, 0)
 
 
