@@ -127,6 +127,14 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _data_dir() -> Path:
+    """The user's data folder, or the machine's where the user has no home, as systemd's dynamic ones."""
+    try:
+        return Path(platformdirs.user_data_dir("taskpact"))
+    except RuntimeError:
+        return Path(platformdirs.site_data_dir("taskpact"))
+
+
 @environ.config(prefix="", frozen=True)
 class Settings:
     """The settings, by the names of their variables in lower case."""
@@ -147,7 +155,7 @@ class Settings:
         "DATABASE_CLAIMS",
         _one_of("auto", "set_config", "set_local"),
         "auto",
-        "how claims travel; auto: by set_local where the database has Citus",
+        "how claims travel; auto: by set_local where the database has Citus, shorter where no pooler is",
     )
     database_wait_seconds: float = _variable(
         "DATABASE_WAIT_SECONDS", _seconds, 1.5, "how long a request waits for a connection"
@@ -191,7 +199,7 @@ class Settings:
     data_dir: Path = _variable(
         "TASKPACT_DATA_DIR",
         Path,
-        Path(platformdirs.user_data_dir("taskpact")),
+        _data_dir(),
         "where the embedded database keeps its data",
     )
 

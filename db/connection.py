@@ -4,6 +4,9 @@ psycopg connects, negotiates TLS and knows the errors; its libpq layer, `psycopg
 mode. Without `BEGIN`, all that is sent before a sync is one implicit transaction (PostgreSQL, "Pipelining"): the
 claims' local settings hold for the statement and are gone after it, and a failed message undoes the rest.
 
+Only who asks is told with each statement, where the session is ours from its beginning to its end. Behind a pooler,
+where others have the server's sessions in between, role, time-out and time zone are told each time too.
+
 Where the statement goes on to the shards of Citus, these settings do not: there, `BEGIN`, `SET LOCAL` and `COMMIT`
 travel with it, in the same round trip.
 """
@@ -26,7 +29,9 @@ from db.statements import (
     HAS_CITUS,
     LOCAL_CLAIMS,
     ROLLBACK,
+    SESSION_CLAIMS,
     SET_LOCAL_USER_ID,
+    USER_CLAIM,
     Statement,
     local_timeout,
 )
@@ -36,8 +41,8 @@ if TYPE_CHECKING:
 
 Row = tuple[bytes | None, ...]
 Values = Sequence[bytes | None]
-Claims = Literal["auto", "set_config", "set_local"]
-"""How claims travel; `auto` asks the database, once, whether it has the extension `citus`."""
+Claims = Literal["auto", "session", "set_config", "set_local"]
+"""How claims travel; `auto` asks the database whether the session is ours alone, else whether it has Citus."""
 
 GRACE_SECONDS: Final = 0.5
 """How long an answer may be on its way after the server's own time-out."""
@@ -86,7 +91,7 @@ class Connection:
         self._is_reset = select.poll()
         self._is_reset.register(self._socket, 0)
         self.prepare = prepare
-        self._statement_timeout = b"%dms" % (statement_seconds * 1000)
+        self._limits = (b"%dms" % (statement_seconds * 1000),)
         self._begin = (BEGIN, *LOCAL_CLAIMS, local_timeout(int(statement_seconds * 1000)))
         self._escape = pq.Escaping(self._pgconn).escape_literal
         self._answer_seconds = statement_seconds + GRACE_SECONDS
@@ -122,12 +127,14 @@ class Connection:
         """
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         self = cls(connection, prepare=False, claims=claims, statement_seconds=statement_seconds, on_lost=on_lost)
-        if claims == "auto":
-            try:
-                self.claims = "set_local" if await self.run(b"", HAS_CITUS, ()) else "set_config"
-            except BaseException:
-                self.close()
-                raise
+        try:
+            if claims in ("auto", "session"):
+                self.claims = await self._find_claims()
+        except BaseException:
+            self.close()
+            raise
+        if self.is_lost:
+            raise NotSent("the connection was lost")
         self.prepare = prepare
         return self
 
@@ -148,10 +155,13 @@ class Connection:
         waiter = self._waiter = self._loop.create_future()
         expiry = self._loop.call_later(self._answer_seconds, self._expire)
         try:
-            if self.claims == "set_local":
+            if self.claims == "session":
+                self._send(USER_CLAIM, (user_id,))
+                self._send(statement, values)
+            elif self.claims == "set_local":
                 self._send_block(user_id, statement, values)
             else:
-                self._send(CLAIMS, (user_id, self._statement_timeout))
+                self._send(CLAIMS, (user_id, *self._limits))
                 self._send(statement, values)
             self._pgconn.pipeline_sync()
             self._flush()
@@ -181,6 +191,12 @@ class Connection:
             self._loop.remove_writer(self._socket)
         self._pgconn.finish()
         self._on_lost(self)
+
+    async def _find_claims(self) -> Claims:
+        # A pooler tells its clients of a process that is none of the server's.
+        if await self.run(b"", SESSION_CLAIMS, (*self._limits, b"%d" % self._pgconn.backend_pid)):
+            return "session"
+        return "set_local" if await self.run(b"", HAS_CITUS, ()) else "set_config"
 
     def _send_block(self, user_id: bytes, statement: Statement, values: Values) -> None:
         """The claims as commands that Citus repeats to the shards; `SET` takes no parameter."""

@@ -1,4 +1,4 @@
-"""Both ways in which claims travel: who asks is told exactly, and nothing stays of it, whatever goes wrong."""
+"""All ways in which claims travel: who asks is told exactly, and nothing stays of it, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from conftest import new_database
 from db import schema
 from db.connection import Connection
 from db.pool import Pool
-from db.statements import Statement
+from db.statements import SESSION_CLAIMS, Statement
 from db.tasks import Tasks, User
 
-WAYS = ["set_config", "set_local"]
+WAYS = ["session", "set_config", "set_local"]
 
 WHO = Statement(b"who", b"select current_user, current_setting('taskpact.user_id')", ())
 SETTINGS = Statement(
@@ -54,6 +54,9 @@ async def connected(
     """A connection, and what it is made of."""
     made = await psycopg.AsyncConnection.connect(url, autocommit=True)
     connection = Connection(made, prepare=prepare, claims=claims, statement_seconds=seconds, on_lost=lambda _: None)
+    if claims == "session":
+        limits = b"%dms" % (seconds * 1000), b"%d" % made.pgconn.backend_pid
+        assert len(await connection.run(b"", SESSION_CLAIMS, limits)) == 1
     try:
         yield connection, made.pgconn
     finally:
@@ -120,7 +123,9 @@ def test_a_hostile_user_id_arrives_as_it_is(
 
 @pytest.mark.requirement("SR-03")
 @pytest.mark.parametrize("prepare", [True, False], ids=["prepared", "not-prepared"])
-def test_both_ways_tell_the_same_and_leave_nothing(database_url: str, claims: str, prepare: bool) -> None:
+def test_all_ways_tell_the_same_and_leave_no_user(database_url: str, claims: str, prepare: bool) -> None:
+    left_alone = [b"taskpact_api", b"", b"5s"] if claims == "session" else [b"none", b"", b"0"]
+
     async def main() -> None:
         async with connected(database_url, claims, prepare=prepare) as (connection, pgconn):
             for name in (b"alice", b"bob"):
@@ -129,7 +134,24 @@ def test_both_ways_tell_the_same_and_leave_nothing(database_url: str, claims: st
             pgconn.exit_pipeline_mode()
             pgconn.nonblocking = 0
             left = pgconn.exec_(OUTSIDE.encode())
-            assert [left.get_value(0, column) for column in range(3)] == [b"none", b"", b"0"]
+            assert [left.get_value(0, column) for column in range(3)] == left_alone
+
+    uvloop.run(main())
+
+
+@pytest.mark.requirement("SR-03")
+def test_a_session_that_others_may_have_in_between_is_told_nothing(database_url: str) -> None:
+    """A pooler tells its clients of a process that does not exist."""
+    settings = "select current_setting('role'), current_setting('statement_timeout')"
+
+    async def main() -> None:
+        async with connected(database_url, "set_config") as (connection, pgconn):
+            assert await connection.run(b"alice", SESSION_CLAIMS, (b"5s", b"%d" % (pgconn.backend_pid + 1))) == []
+            asyncio.get_running_loop().remove_reader(pgconn.socket)
+            pgconn.exit_pipeline_mode()
+            pgconn.nonblocking = 0
+            left = pgconn.exec_(settings.encode())
+            assert [left.get_value(0, column) for column in range(2)] == [b"none", b"0"]
 
     uvloop.run(main())
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import attrs
@@ -112,6 +115,14 @@ def test_every_setting_is_among_those_tried_here() -> None:
 @pytest.mark.parametrize(("variable", "value", "name", "expected"), GOOD)
 def test_a_good_value_is_taken(variable: str, value: str, name: str, expected: object) -> None:
     assert getattr(read_settings({variable: value}), name) == expected
+
+
+def test_a_user_without_a_home_has_settings() -> None:
+    """As systemd's dynamic users are, where nothing resolves their names."""
+    program = "import pwd; pwd.getpwuid = {}.__getitem__; from app.settings import read_settings; read_settings({})"
+    environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "XDG_DATA_HOME"}}
+
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
 
 
 @pytest.mark.requirement("NF-03", "SR-06")
