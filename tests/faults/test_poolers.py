@@ -25,16 +25,23 @@ pytestmark = pytest.mark.faults
 
 PEOPLE = 200
 POOL_SIZE = 5
+KEEPING_VERSION = (1, 21)
+"""The first PgBouncer that may keep prepared statements."""
 READY_SECONDS = 10
+WARNING = "DATABASE_PREPARE is taken to be false"
 
 
 @contextmanager
-def pgbouncer(database_url: str, folder: Path, pool_mode: str = "transaction") -> Iterator[str]:
-    """A PgBouncer before the database; yields the URL by way of it."""
+def pgbouncer(database_url: str, folder: Path, pool_mode: str, prepared_statements: int) -> Iterator[str]:
+    """A PgBouncer before the database that keeps so many prepared statements; yields the URL by way of it."""
     command = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if command is None:
         assert not os.environ.get("CI"), "pgbouncer is missing"
         pytest.skip("pgbouncer is missing")
+    said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+    could_keep = tuple(map(int, said.split()[1].split(".")[:2])) >= KEEPING_VERSION
+    if prepared_statements and not could_keep:
+        pytest.skip(f"{said.splitlines()[0]} keeps no prepared statements")
     target = conninfo_to_dict(database_url)
     port = free_port()
     server = {name: target[name] for name in ("host", "port", "dbname", "user", "password") if name in target}
@@ -50,6 +57,7 @@ def pgbouncer(database_url: str, folder: Path, pool_mode: str = "transaction") -
         auth_type = any
         pool_mode = {pool_mode}
         default_pool_size = {POOL_SIZE}
+        {f"max_prepared_statements = {prepared_statements}" if could_keep else ""}
         max_client_conn = {2 * PEOPLE}
         """.replace("\n        ", "\n")
     )
@@ -80,6 +88,21 @@ def pgbouncer(database_url: str, folder: Path, pool_mode: str = "transaction") -
 @pytest.mark.requirement("SR-03", "SC-03", "SC-04")
 @pytest.mark.parametrize("prepare", ["false", "true"])
 def test_200_people_share_5_connections_of_a_pooler(database_url: str, tmp_path: Path, prepare: str) -> None:
+    statements = "lost" if prepare == "true" else "none"
+
+    share(database_url, tmp_path, prepare, 0, f"PgBouncer, prepared statements: {statements}")
+
+    assert (tmp_path / "log").read_text().count(WARNING) == (prepare == "true")
+
+
+def test_a_pooler_that_keeps_prepared_statements_is_given_them(database_url: str, tmp_path: Path) -> None:
+    share(database_url, tmp_path, "true", 100, "PgBouncer, prepared statements: kept")
+
+    assert WARNING not in (tmp_path / "log").read_text()
+
+
+def share(database_url: str, folder: Path, prepare: str, kept: int, scenario: str) -> None:
+    """200 people write and read by way of a pooler with five connections; nobody is refused, nothing is lost."""
     ledger = Ledger()
     variables = {"DATABASE_POOL_SIZE": "50", "DATABASE_QUEUE_SIZE": str(PEOPLE), "DATABASE_PREPARE": prepare}
 
@@ -88,25 +111,25 @@ def test_200_people_share_5_connections_of_a_pooler(database_url: str, tmp_path:
             await asyncio.sleep(5)
 
     with (
-        pgbouncer(database_url, tmp_path) as pooled,
-        running_process(pooled, tmp_path / "log", **variables) as url,
+        pgbouncer(database_url, folder, "transaction", kept) as pooled,
+        running_process(pooled, folder / "log", **variables) as url,
     ):
         uvloop.run(main(url))
-
-    settle(f"PgBouncer, {'with' if prepare == 'true' else 'without'} prepared statements", ledger, database_url)
+    settle(scenario, ledger, database_url)
     assert (ledger.count["refused"], ledger.count["failed_reads"], ledger.count["unknown"]) == (0, 0, 0)
-    assert (tmp_path / "log").read_text().count("DATABASE_PREPARE is taken to be false") == (prepare == "true")
 
 
-@pytest.mark.parametrize(("pool_mode", "keeps"), [("transaction", False), ("session", True)])
+@pytest.mark.parametrize(
+    ("pool_mode", "kept", "passes"), [("transaction", 0, False), ("transaction", 100, True), ("session", 0, True)]
+)
 def test_a_pooler_that_loses_prepared_statements_is_found(
-    database_url: str, tmp_path: Path, pool_mode: str, keeps: bool
+    database_url: str, tmp_path: Path, pool_mode: str, kept: int, passes: bool
 ) -> None:
-    with pgbouncer(database_url, tmp_path, pool_mode) as pooled:
+    with pgbouncer(database_url, tmp_path, pool_mode, kept) as pooled:
         checks = {check.name: check for _ in range(5) for check in schema.inspect(pooled, prepare=True, pool_size=10)}
         without = schema.inspect(pooled, prepare=False, pool_size=10)
 
-    assert checks["prepared statements"].passed is keeps
-    if not keeps:
+    assert checks["prepared statements"].passed is passes
+    if not passes:
         assert "set DATABASE_PREPARE=false" in checks["prepared statements"].detail
     assert [(check.name, check.passed) for check in without[:2]] == [("indexes", True), ("connections", True)]
