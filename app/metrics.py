@@ -205,6 +205,7 @@ class _Workers:
 def _is_alive(process_id: int) -> bool:
     try:
         os.kill(process_id, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
+        # It is gone, and its number may be that of somebody else's process.
         return False
     return True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +18,11 @@ from uuid import uuid4
 import httpx
 import psycopg
 import pytest
+from opentelemetry.context import Context
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
 
+from app.tracing import TRACE_CONTEXT, DrawnIds, Sample
 from conftest import SECRET, free_port, make_token, new_database, running_process
 from db import schema
 
@@ -126,6 +131,27 @@ def test_requests_and_statements_are_spans_of_the_callers_trace(
         assert secret.encode() not in collector.raw
 
 
+def test_a_pipelined_request_is_not_in_the_trace_of_the_one_before(
+    tmp_path: Path, database_url: str, collector: Collector
+) -> None:
+    user = f"user-{uuid4().hex}"
+    sampled = {f"00-{TRACE_ID}-{CALLER_ID}-01": 1, f"00-{'1' * 32}-{CALLER_ID}-00": 0}
+    requests = [
+        f"GET /api/{user}/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {make_token(user)}\r\n"
+        f"traceparent: {traceparent}\r\nConnection: {'keep-alive' if number else 'close'}\r\n\r\n"
+        for traceparent, number in sampled.items()
+    ]
+    with (
+        serving(tmp_path, database_url, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as url,
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client,
+    ):
+        client.sendall("".join(requests).encode())
+        answers = b"".join(iter(lambda: client.recv(65_536), b""))
+
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert sorted(span.name[:4] for span in collector.spans if span.name.startswith("list")) == ["list", "list"]
+
+
 def test_failures_are_told_by_their_kind(tmp_path: Path, cluster_url: str, collector: Collector) -> None:
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "tasks-of-ours"}
     with new_database(cluster_url) as database_url:
@@ -153,6 +179,36 @@ def test_a_collector_that_is_gone_harms_nobody(tmp_path: Path, database_url: str
         started = time.monotonic()
 
     assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("traceparent", [None, f"00-{TRACE_ID}-{CALLER_ID}-00", f"00-{TRACE_ID}-{CALLER_ID}-01"])
+@pytest.mark.parametrize(
+    ("sampler", "rate"),
+    [
+        ("", ""), ("always_on", ""), ("always_off", ""), ("traceidratio", "0.5"), ("parentbased_always_on", ""),
+        ("parentbased_always_off", ""), ("parentbased_traceidratio", "0.5"), ("parentbased_traceidratio", "nonsense"),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_is_what_opentelemetry_would_leave_out(
+    monkeypatch: pytest.MonkeyPatch, sampler: str, rate: str, traceparent: str | None
+) -> None:
+    for name, value in (("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", rate)):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    ids = DrawnIds()
+    provider = TracerProvider(id_generator=ids)
+    sample, tracer = Sample(provider.sampler, ids), provider.get_tracer("test")
+    context = TRACE_CONTEXT.extract({"traceparent": traceparent or ""}, Context())
+
+    answers = Counter(
+        (sample.leaves_out(traceparent), tracer.start_span("x", context).is_recording()) for _ in range(200)
+    )
+
+    # OpenTelemetry itself answers for those whose caller is sampled, or does not matter.
+    asked = traceparent is not None and not (sampler[:6] in ("", "parent") and traceparent.endswith("0"))
+    assert all(asked or is_left_out != is_recording for is_left_out, is_recording in answers)
+    assert not any(is_left_out and is_recording for is_left_out, is_recording in answers)
+    if traceparent is None and rate == "0.5":
+        assert 50 < answers[True, False] < 150
 
 
 @pytest.mark.parametrize(
