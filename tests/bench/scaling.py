@@ -2,9 +2,9 @@
 
     python tests/bench/scaling.py --folder /var/tmp/taskpact-scaling --json scaling.json --svg docs
 
-Needs wrk, and 8 GB of disk. Fills two databases by COPY (10,000 users with 100 tasks each, 100 with 100,000) and keeps
-them in the folder for the next run. CPU is what the kernel says that each process ran (/proc/PID/schedstat): other load
-on the machine disturbs it far less than the time on the clock.
+Needs wrk, and 8 GB of disk. Fills three databases by COPY (100 users with 100 tasks each, 10,000 with 100, 100 with
+100,000) and keeps them in the folder for the next run. CPU is what the kernel says that each process ran
+(/proc/PID/schedstat): other load on the machine disturbs it far less than the time on the clock.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from db.embedded import embedded_server
 
 HERE = Path(__file__).parent
 
-SIZES = {"many_users": (10_000, 100), "many_tasks": (100, 100_000)}
+SIZES = {"few": (100, 100), "many_users": (10_000, 100), "many_tasks": (100, 100_000)}
 """Users, and tasks of each."""
 
 INDEXES = {
@@ -219,38 +219,50 @@ def connection_mib(url: str) -> float:
         return median(sizes)
 
 
-def neighbours(url: str, requests: Path, seconds: int) -> dict[str, dict[str, float]]:
-    """Users with a hundred tasks each, before and after one with a million was brought in beside them."""
-    found = {"before": load(url, requests, workers=1, seconds=seconds)}
-    with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute("insert into users (id) values ('giant') on conflict do nothing")
-        cursor.execute("set session_replication_role = replica")
-        if cursor.execute("select 1 from tasks where user_id = 'giant' limit 1").fetchone() is None:
-            with cursor.copy("copy tasks (user_id, id, title) from stdin") as copy:
-                for number in range(1_000_000):
-                    copy.write(f"giant\t{task_id(number)}\tTask {number}\n")
-            cursor.execute("vacuum (analyze) tasks")
-    found["with_a_million"] = load(url, requests, workers=1, seconds=seconds)
-    return found
+@contextmanager
+def confined(cluster_url: str, cores: int) -> Iterator[None]:
+    """Lets service, server and load have so many cores, all of them together."""
+    with psycopg.connect(cluster_url) as connection:
+        postmaster = psutil.Process(connection.info.backend_pid).parent()
+    # Whoever is started by one of these inherits it.
+    processes = [psutil.Process(), postmaster, *postmaster.children()]
+    allowed = psutil.Process().cpu_affinity()
+    for process in processes:
+        process.cpu_affinity(allowed[:cores])
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.cpu_affinity(allowed)
 
 
-def draw(folder: Path, workers: list[dict[str, float]], sizes: dict[str, dict[str, float]]) -> None:
+def draw(
+    folder: Path,
+    cores: dict[int, dict[str, float]],
+    workers: list[dict[str, float]],
+    sizes: dict[str, dict[str, float]],
+) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - a second that only a chart needs
 
     mpl.use("svg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "taskpact", "font.family": "sans-serif", "font.size": 9}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
-    left.plot([run["workers"] for run in workers], [run["requests_per_second"] for run in workers], "o-", c="#0a7d5a")
-    left.set(title=f"Throughput against workers, {os.cpu_count()} cores for all", xlabel="workers", ylabel="requests/s")
-    left.set_xticks([run["workers"] for run in workers])
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 2.8), layout="constrained")
+    left.plot(list(cores), [run["requests_per_second"] for run in cores.values()], "o-", c="#0a7d5a")
+    left.set(title="Throughput against cores", xlabel="cores, for all that runs", ylabel="requests/s")
+    left.set_xticks(list(cores))
+    numbers = [run["workers"] for run in workers]
+    middle.plot(numbers, [run["requests_per_second"] for run in workers], "o-", c="#0a7d5a")
+    middle.set(title=f"Throughput against workers, {os.cpu_count()} cores", xlabel="workers", ylabel="requests/s")
+    middle.set_xticks(numbers)
     counts = [users * tasks for users, tasks in SIZES.values()]
     for name, colour in (("p50_ms", "#0a7d5a"), ("p99_ms", "#8a8f98")):
         right.plot(counts, [sizes[size][name] for size in SIZES], "o-", c=colour, label=name[:3])
     right.set(title="Latency against rows", xlabel="tasks", ylabel="ms", xscale="log")
     right.legend(frameon=False)
-    for axis in (left, right):
+    for axis in (left, middle, right):
         axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "scaling.svg", metadata={"Date": None})
@@ -295,13 +307,16 @@ def main(*, folder: Path, seconds: int, json_path: Path | None, svg_folder: Path
         print(json.dumps(found, indent=1), flush=True)
         sizes = {name: load(urls[name], mixes[name], workers=1, seconds=seconds) for name in SIZES}
         workers = [load(urls["many_users"], mixes["many_users"], workers=n, seconds=seconds) for n in (1, 2, 4)]
-        found |= {"load_by_size": sizes, "load_by_workers": workers}
-        found["neighbours"] = neighbours(urls["many_users"], mixes["many_users"], seconds)
+        cores = {}
+        for count in range(1, (os.cpu_count() or 1) + 1):
+            with confined(cluster_url, count):
+                cores[count] = load(urls["many_users"], mixes["many_users"], workers=count, seconds=seconds)
+        found |= {"load_by_size": sizes, "load_by_workers": workers, "load_by_cores": cores}
         print(json.dumps(found, indent=1))
     if json_path:
         json_path.write_text(json.dumps(found, indent=1))
     if svg_folder:
-        draw(svg_folder, workers, sizes)
+        draw(svg_folder, cores, workers, sizes)
 
 
 if __name__ == "__main__":
