@@ -153,7 +153,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 raise StartRefused(f"{check.name}: {check.detail}")
         async with (
             _keys(settings) as keys,
-            (tracing.pool if tracing else Pool)(
+            Pool(
                 url,
                 size=_share(settings, settings.database_pool_size),
                 prepare=settings.database_prepare,
@@ -174,13 +174,16 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 # What was made until now lasts as long as the process: a collection that looks at it takes 80 ms.
                 gc.collect()
                 gc.freeze()
-                yield {
+                state: dict[str, Any] = {
                     "admission": admission,
                     "pool": pool,
                     "security_headers": security_headers(hsts_seconds=settings.hsts_seconds),
                     "tasks": Tasks(pool, provision_users=settings.provision_users),
                     "verifier": verifier,
                 }
+                if tracing:
+                    state["traced_tasks"] = Tasks(tracing.pool(pool), provision_users=settings.provision_users)
+                yield state
             if tracing:
                 await asyncio.to_thread(tracing.close)
 

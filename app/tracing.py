@@ -7,10 +7,9 @@ under the same trace.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Mapping
-from contextvars import ContextVar
+from collections.abc import Awaitable, Mapping
 from random import getrandbits
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -32,9 +31,6 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 TRACE_CONTEXT = TraceContextTextMapPropagator()
 
 LOW_BITS: Final = TraceIdRatioBased.TRACE_ID_LIMIT
-
-has_span: ContextVar[bool] = ContextVar("has_span", default=False)
-"""Whether the request that is being answered has a span: to ask OpenTelemetry takes twenty times as long."""
 
 
 class DrawnIds(RandomIdGenerator):
@@ -85,9 +81,9 @@ class Tracing:
         """The application, with a span for each request."""
         return TracedRequests(app, self)
 
-    def pool(self, conninfo: str, **options: Any) -> Pool:
-        """A pool whose statements have spans."""
-        return TracedPool(self.tracer, conninfo, **options)
+    def pool(self, pool: Pool) -> TracedPool:
+        """The pool, for requests that have a span."""
+        return TracedPool(pool, self.tracer)
 
     def close(self) -> None:
         """Sends what was not sent yet; this may take until the exporter's time-out."""
@@ -128,7 +124,9 @@ class TracedRequests:
                     span.set_status(StatusCode.ERROR)
             await send(message)
 
-        token = has_span.set(True)
+        if "traced_tasks" in state:
+            # Others go to the pool without anything in between.
+            state["tasks"] = state["traced_tasks"]
         with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             try:
                 await self.app(scope, receive, tell)
@@ -136,7 +134,6 @@ class TracedRequests:
                 span.set_status(StatusCode.ERROR)
                 raise
             finally:
-                has_span.reset(token)
                 attributes = {
                     "http.request.method": method,
                     "url.scheme": scope["scheme"],
@@ -149,18 +146,14 @@ class TracedRequests:
                 span.set_attributes(attributes)
 
 
-class TracedPool(Pool):
-    """A pool that gives each statement of a request that has a span another one."""
+class TracedPool:
+    """Gives each statement that it hands to the pool a span."""
 
-    def __init__(self, tracer: Tracer, conninfo: str, **options: Any) -> None:
-        super().__init__(conninfo, **options)
+    def __init__(self, pool: Pool, tracer: Tracer) -> None:
+        self._pool = pool
         self._tracer = tracer
 
-    def run(self, user_id: str, statement: Statement, values: Values, **options: Any) -> Coroutine[Any, Any, list[Row]]:
-        run = self._run_in_span if has_span.get() else super().run
-        return run(user_id, statement, values, **options)
-
-    async def _run_in_span(self, user_id: str, statement: Statement, values: Values, **options: Any) -> list[Row]:
+    async def run(self, user_id: str, statement: Statement, values: Values, *, repeatable: bool = False) -> list[Row]:
         name = statement.name.decode()
         attributes = {
             "db.system.name": "postgresql",
@@ -172,7 +165,7 @@ class TracedPool(Pool):
             name, kind=SpanKind.CLIENT, attributes=attributes, record_exception=False, set_status_on_exception=False
         ) as span:
             try:
-                return await super().run(user_id, statement, values, **options)
+                return await self._pool.run(user_id, statement, values, repeatable=repeatable)
             except Exception as error:
                 span.set_status(StatusCode.ERROR)
                 span.set_attribute("error.type", type(error).__qualname__)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final
+from typing import Final, Protocol
 
 import uuid_utils
 from psycopg import errors
 
-from db.connection import Row
-from db.pool import DatabaseUnavailable, OutcomeUnknown, Pool
+from db.connection import Row, Values
+from db.pool import DatabaseUnavailable, OutcomeUnknown
 from db.statements import (
     CREATE,
     CREATE_ONCE,
@@ -76,10 +76,18 @@ class Page:
     next_cursor: str | None
 
 
+class Runner(Protocol):
+    """Runs statements: a pool, or what stands before it."""
+
+    def run(
+        self, user_id: str, statement: Statement, values: Values, *, repeatable: bool = False
+    ) -> Awaitable[list[Row]]: ...
+
+
 class Tasks:
     """Every user's tasks, each reached only as that user."""
 
-    def __init__(self, pool: Pool, *, provision_users: bool = True) -> None:
+    def __init__(self, pool: Runner, *, provision_users: bool = True) -> None:
         """With `provision_users`, a user's row is made at their first write, and follows each new token with its first.
 
         Without, somebody else keeps the users: who has no row is unknown, and email and name stay as they are.
