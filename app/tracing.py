@@ -153,7 +153,7 @@ class TracedPool:
         self._pool = pool
         self._tracer = tracer
 
-    async def run(self, user_id: str, statement: Statement, values: Values, *, repeatable: bool = False) -> list[Row]:
+    async def run(self, user_id: str, statement: Statement, values: Values, **options: bool) -> list[Row]:
         name = statement.name.decode()
         attributes = {
             "db.system.name": "postgresql",
@@ -165,7 +165,7 @@ class TracedPool:
             name, kind=SpanKind.CLIENT, attributes=attributes, record_exception=False, set_status_on_exception=False
         ) as span:
             try:
-                return await self._pool.run(user_id, statement, values, repeatable=repeatable)
+                return await self._pool.run(user_id, statement, values, **options)
             except Exception as error:
                 span.set_status(StatusCode.ERROR)
                 span.set_attribute("error.type", type(error).__qualname__)

@@ -7,8 +7,9 @@ claims' local settings hold for the statement and are gone after it, and a faile
 Only who asks is told with each statement, where the session is ours from its beginning to its end. Behind a pooler,
 where others have the server's sessions in between, role, time-out and time zone are told each time too.
 
-Where the statement goes on to the shards of Citus, these settings do not: there, `BEGIN`, `SET LOCAL` and `COMMIT`
-travel with it, in the same round trip.
+Statements of several users may share the transaction, each after the claims of its own user. Where a statement goes on
+to the shards of Citus, these settings do not: there, it has a transaction to itself, and `BEGIN`, `SET LOCAL` and
+`COMMIT` travel with it, in the same round trip.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 Row = tuple[bytes | None, ...]
 Values = Sequence[bytes | None]
+Call = tuple[bytes, Statement, Values]
+"""A statement with its values, after the id of the user who asks."""
 Claims = Literal["auto", "session", "set_config", "set_local"]
 """How claims travel; `auto` asks the database whether the session is ours alone, else whether it has Citus."""
 
@@ -64,12 +67,16 @@ class NotSent(psycopg.OperationalError):
     """The connection was lost before the statement was sent."""
 
 
+class Undone(Exception):
+    """Another statement of the transaction failed: this one was not done, and may well work without it."""
+
+
 class AnswerLost(psycopg.OperationalError):
     """The connection was lost before the server said what came of the statement."""
 
 
 class Connection:
-    """A connection that runs one statement at a time, under one user's claims.
+    """A connection that runs one transaction at a time, each of its statements under one user's claims.
 
     It is used on one event loop, which it asks to watch the socket for as long as it lives: an idle connection that the
     server closes is known to be lost at once.
@@ -99,12 +106,14 @@ class Connection:
         self._preparing: list[bytes] = []
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[list[Row]] | None = None
-        self._result: PGresult | None = None
+        self._waiter: asyncio.Future[list[list[Row]]] | None = None
+        self._results: list[PGresult] = []
         self._error: psycopg.Error | None = None
         self._is_committed = False
         self._writing = False
         self.is_lost = False
+        self.answered = 0
+        """How many calls had been answered when the last ones' transaction ended."""
         self._pgconn.nonblocking = 1
         self._pgconn.enter_pipeline_mode()
         self._loop.add_reader(self._socket, self._on_readable)
@@ -141,11 +150,20 @@ class Connection:
     async def run(self, user_id: bytes, statement: Statement, values: Values) -> list[Row]:
         """Runs the statement as `user_id`, in a transaction of its own, and returns its rows, in text format.
 
-        The server cancels it after `statement_seconds`. After any exception but what the server said, the connection is
-        lost: it is never handed on with an answer outstanding.
+        Raises as `run_all` does.
+        """
+        (rows,) = await self.run_all([(user_id, statement, values)])
+        return rows
+
+    async def run_all(self, calls: Sequence[Call]) -> list[list[Row]]:
+        """Runs all of them in one transaction, each as its user, and returns each one's rows, in text format.
+
+        The server cancels what takes `statement_seconds`. After any exception but what the server said, the connection
+        is lost: it is never handed on with an answer outstanding. There is only one call where claims are `set_local`.
 
         Raises:
-            psycopg.Error: what the server said, by SQLSTATE: then nothing was done.
+            psycopg.Error: what the server said, by SQLSTATE: then nothing was done, and `answered` tells whose fault
+                it is.
             NotSent: the connection was lost before.
             AnswerLost: it was lost now.
             TimeoutError: not even the server's time-out arrived; the server was asked to cancel.
@@ -155,17 +173,11 @@ class Connection:
         waiter = self._waiter = self._loop.create_future()
         expiry = self._loop.call_later(self._answer_seconds, self._expire)
         try:
-            if self.claims == "session":
-                self._send(USER_CLAIM, (user_id,))
-                self._send(statement, values)
-            elif self.claims == "set_local":
-                self._send_block(user_id, statement, values)
-            else:
-                self._send(CLAIMS, (user_id, *self._limits))
-                self._send(statement, values)
+            for call in calls:
+                self._send_call(*call)
             self._pgconn.pipeline_sync()
             self._flush()
-            rows: list[Row] = await waiter
+            answers: list[list[Row]] = await waiter
         except psycopg.Error as error:
             said = error if error.sqlstate else self._last_words()
             if self._pgconn.status != pq.ConnStatus.OK:
@@ -179,7 +191,7 @@ class Connection:
         finally:
             expiry.cancel()
             self._waiter = None
-        return rows
+        return answers
 
     def close(self) -> None:
         """Closes the connection, whatever it is doing."""
@@ -198,6 +210,16 @@ class Connection:
             return "session"
         return "set_local" if await self.run(b"", HAS_CITUS, ()) else "set_config"
 
+    def _send_call(self, user_id: bytes, statement: Statement, values: Values) -> None:
+        if self.claims == "session":
+            self._send(USER_CLAIM, (user_id,))
+            self._send(statement, values)
+        elif self.claims == "set_local":
+            self._send_block(user_id, statement, values)
+        else:
+            self._send(CLAIMS, (user_id, *self._limits))
+            self._send(statement, values)
+
     def _send_block(self, user_id: bytes, statement: Statement, values: Values) -> None:
         """The claims as commands that Citus repeats to the shards; `SET` takes no parameter."""
         literal = bytes(self._escape(user_id))
@@ -212,7 +234,7 @@ class Connection:
         if not self.prepare:
             self._pgconn.send_query_params(statement.sql, values)
             return
-        if statement.name not in self._prepared:
+        if statement.name not in self._prepared and statement.name not in self._preparing:
             self._pgconn.send_prepare(statement.name, statement.sql)
             self._preparing.append(statement.name)
         self._pgconn.send_query_prepared(statement.name, values)
@@ -254,7 +276,7 @@ class Connection:
                 continue
             status = result.status
             if status == pq.ExecStatus.TUPLES_OK:
-                self._result = result
+                self._results.append(result)
             elif status == pq.ExecStatus.PIPELINE_SYNC:
                 if self._error is None or not self._end_block():
                     self._finish()
@@ -273,7 +295,7 @@ class Connection:
         elif tag == b"COMMIT":
             self._is_committed = True
         else:
-            self._result = result
+            self._results.append(result)
 
     def _end_block(self) -> bool:
         """Whether a block was left open: what follows a failure is skipped up to the sync, COMMIT too."""
@@ -286,17 +308,18 @@ class Connection:
         return True
 
     def _finish(self) -> None:
-        waiter, result, error = self._waiter, self._result, self._error
-        self._result = self._error = None
+        waiter, results, error = self._waiter, self._results, self._error
+        self._results, self._error = [], None
         self._preparing.clear()
+        # Claims are answered too: before each statement with a row, or with a block's tags.
+        answers = results[-1:] if self.claims == "set_local" else results[1::2]
+        self.answered = len(answers)
         if waiter is None or waiter.done():
             return
         if error is not None:
             waiter.set_exception(error)
-        elif result is not None:
-            get = result.get_value
-            columns = range(result.nfields)
-            waiter.set_result([tuple([get(row, column) for column in columns]) for row in range(result.ntuples)])
+        else:
+            waiter.set_result([_rows(result) for result in answers])
 
     def _last_words(self) -> psycopg.Error | None:
         """What the server said before it closed the connection: it may have been read, and not looked at yet."""
@@ -337,6 +360,12 @@ class Connection:
                 self._loop.remove_writer(self._socket)
             self._pgconn.finish()
             self._on_lost(self)
+
+
+def _rows(result: PGresult) -> list[Row]:
+    get = result.get_value
+    columns = range(result.nfields)
+    return [tuple([get(row, column) for column in columns]) for row in range(result.ntuples)]
 
 
 _cancelling: set[asyncio.Task[None]] = set()

@@ -12,7 +12,6 @@ import uuid_utils
 from psycopg import errors
 
 from db.connection import Row, Values
-from db.pool import DatabaseUnavailable, OutcomeUnknown
 from db.statements import (
     CREATE,
     CREATE_ONCE,
@@ -80,7 +79,13 @@ class Runner(Protocol):
     """Runs statements: a pool, or what stands before it."""
 
     def run(
-        self, user_id: str, statement: Statement, values: Values, *, repeatable: bool = False
+        self,
+        user_id: str,
+        statement: Statement,
+        values: Values,
+        *,
+        repeatable: bool = False,
+        may_be_done: bool = False,
     ) -> Awaitable[list[Row]]: ...
 
 
@@ -135,10 +140,7 @@ class Tasks:
             rows = await self._write(create, user, values, repeatable=True)
         except errors.UniqueViolation:
             # The answer was lost, and the statement run again: it had made the task, whose id nobody else has.
-            try:
-                rows = await self._pool.run(user.id, GET, GET.values(**values))
-            except DatabaseUnavailable as error:
-                raise OutcomeUnknown from error
+            rows = await self._pool.run(user.id, GET, GET.values(**values), may_be_done=True)
         except errors.ForeignKeyViolation:
             if not self._provision_users:
                 raise UserUnknown from None

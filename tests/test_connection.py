@@ -327,7 +327,7 @@ def test_who_has_left_does_not_count_as_waiting(database_url: str) -> None:
             while not pool.open:
                 await asyncio.sleep(0.01)
             waiters = [asyncio.ensure_future(pool.run("alice", WHO, ())) for _ in range(4)]
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
             assert (pool.waiting, pool.free) == (4, -4)
 
             waiters[0].cancel()
