@@ -6,6 +6,7 @@ citus        what a sharded database needs beside that
 schema       migrate, and what must hold before the service runs
 statements   each operation's SQL, compiled once
 connection   one server connection: claims and statement in one round trip
+sharing      writes of different users, in one transaction
 pool         a bounded number of connections
 tasks        the operations on one user's tasks
 url          the spellings of a database's URL

@@ -32,16 +32,17 @@ from db.connection import (
     Undone,
     Values,
 )
+from db.sharing import Sharing
 from db.statements import Statement
 
 CONNECT_SECONDS = 2
 """For each host of the URL, unless it says `connect_timeout`."""
 
+SHARED_CLAIMS = ("session", "set_config")
+"""The ways of claims that let statements of several users be in one transaction."""
+
 PAUSE_SECONDS = 0.05
 """Before somebody who must know what became of a write asks for a connection again."""
-
-SHARED_LIMIT = 16
-"""How many writes share a transaction at most: so many may be lost sight of at once, or wait for one of them."""
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +81,8 @@ class Pool:
     A request waits for a connection for `wait_seconds` at most, whether one must be made or all are busy; the server
     cancels its statement after `statement_seconds`.
 
-    Writes that different users want in the same turn of the event loop share a transaction, and with it a commit and
-    the messages: under load, 1.4 to 1.7 times as many are answered, measured side by side; where there is no load, each
-    is alone, and waits for nobody. All run as if they were alone: each sees its own user's rows only, and where
-    one fails, the others are run again without it. Since a transaction has one write of a user, and takes them in the
-    order of their users, it waits only for users that come later than all whose rows it has locked: no circle of
-    transactions waits for each other.
+    Under load, writes of different users share a transaction (see `Sharing`), and with it a commit and the messages;
+    where one fails, the others are run again without it. Reads, which need no commit, would gain nothing.
 
     Use it as an asynchronous context manager.
     """
@@ -116,9 +113,7 @@ class Pool:
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._waiters: deque[asyncio.Future[Connection]] = deque()
-        self._sharing: dict[bytes, tuple[Call, asyncio.Future[list[Row]]]] = {}
-        self._sharers: set[asyncio.Task[None]] = set()
-        self._riding = 0
+        self._writes = Sharing(self._acquire, self._run)
         self._is_closed = False
 
     @property
@@ -135,12 +130,12 @@ class Pool:
     def waiting(self) -> int:
         """How many statements wait for a connection."""
         # Those who share wait as one.
-        return len(self._waiters) + max(0, len(self._sharing) - 1)
+        return len(self._waiters) + self._writes.waiting
 
     @property
     def free(self) -> int:
         """How many statements more could have a connection, made or not; below zero, how many must wait for others."""
-        return self.limit - len(self._connections) + len(self._idle) - self.waiting - self._riding
+        return self.limit - len(self._connections) + len(self._idle) - self.waiting - self._writes.riding
 
     async def __aenter__(self) -> Self:
         return self
@@ -149,7 +144,8 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._is_closed = True
-        for task in self._connecting | self._sharers:
+        self._writes.close()
+        for task in self._connecting:
             task.cancel()
         for connection in list(self._connections):
             connection.close()
@@ -182,9 +178,9 @@ class Pool:
         tries_left = 3
         while True:
             try:
-                if may_share and self._may_share(call):
-                    return await self._share(call, give_up_at)
-                connection = self._idle.pop() if self._idle else await self._acquire(give_up_at)
+                if may_share and self._claims in SHARED_CLAIMS and self._writes.has_room(call[0]):
+                    return await self._writes.run(call, give_up_at)
+                connection = await self._acquire(give_up_at)
                 (rows,) = await self._run(connection, [call])
             except Undone:
                 may_share = False
@@ -207,56 +203,6 @@ class Pool:
                     raise _meaning(error, statement, may_be_done=may_be_done)(str(error)) from error
             else:
                 return rows
-
-    def _may_share(self, call: Call) -> bool:
-        return (
-            self._claims in ("session", "set_config")
-            and len(self._sharing) < SHARED_LIMIT
-            and call[0] not in self._sharing
-        )
-
-    async def _share(self, call: Call, give_up_at: float) -> list[Row]:
-        loop = asyncio.get_running_loop()
-        if not self._sharing:
-            # It begins when all that have arrived have said what they want, and waits for a connection.
-            task = loop.create_task(self._run_shared(give_up_at))
-            self._sharers.add(task)
-            task.add_done_callback(self._sharers.discard)
-        answer: asyncio.Future[list[Row]] = loop.create_future()
-        self._sharing[call[0]] = call, answer
-        return await answer
-
-    async def _run_shared(self, give_up_at: float) -> None:
-        results: Sequence[list[Row] | BaseException]
-        try:
-            connection = self._idle.pop() if self._idle else await self._acquire(give_up_at)
-        except psycopg.Error as error:
-            shared = self._take_shared()
-            results = [error] * len(shared)
-        else:
-            shared = self._take_shared()
-            self._riding += len(shared) - 1
-            try:
-                results = await self._run(connection, [call for call, _ in shared])
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - nobody may be left waiting
-                results = [
-                    error if connection.is_lost or number == connection.answered else Undone()
-                    for number in range(len(shared))
-                ]
-            finally:
-                self._riding -= len(shared) - 1
-        for (_, answer), result in zip(shared, results, strict=True):
-            if answer.done():
-                continue
-            if isinstance(result, BaseException):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)
-
-    def _take_shared(self) -> list[tuple[Call, asyncio.Future[list[Row]]]]:
-        """In the order of their users; who has left meanwhile is left out."""
-        shared, self._sharing = self._sharing, {}
-        return [shared[user] for user in sorted(shared) if not shared[user][1].done()]
 
     async def _run(self, connection: Connection, calls: Sequence[Call]) -> list[list[Row]]:
         try:
@@ -286,6 +232,8 @@ class Pool:
                 connection.prepare = False
 
     async def _acquire(self, give_up_at: float) -> Connection:
+        if self._idle:
+            return self._idle.pop()
         waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._grow()

@@ -14,8 +14,10 @@ import pytest
 import uvloop
 from psycopg import errors
 
+from db import sharing
 from db.connection import Claims
-from db.pool import SHARED_LIMIT, DatabaseUnavailable, Pool
+from db.pool import DatabaseUnavailable, Pool
+from db.sharing import SHARED_LIMIT
 from db.statements import Statement
 from db.tasks import TaskNotFound, Tasks, User
 from proxy import Proxy
@@ -23,7 +25,7 @@ from proxy import Proxy
 CLAIMS = "current_user, current_setting('taskpact.user_id'), current_setting('TimeZone')"
 WRITE = Statement(b"write", f"select pg_current_xact_id(), {CLAIMS}".encode(), ())
 FAIL = Statement(b"fail", b"select 1 / $1::integer", ("divisor",))
-SLEEP = Statement(b"sleep", b"select pg_sleep(30)", ())
+SLEEP = Statement(b"sleep", b"select pg_sleep($1)", ("seconds",))
 
 
 def run(main: Callable[[], Coroutine[object, object, None]]) -> None:
@@ -87,6 +89,38 @@ def test_what_must_not_be_shared_is_not(
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("count", "linger_seconds", "busy_seconds"),
+    [
+        pytest.param(3, 60, 0.2, id="until the transaction in flight ends"),
+        pytest.param(SHARED_LIMIT, 60, 30, id="until all that may have come"),
+        pytest.param(3, 0.1, 30, id="no longer than they may"),
+    ],
+)
+def test_writes_wait_for_others_while_a_transaction_is_in_flight(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, count: int, linger_seconds: float, busy_seconds: float
+) -> None:
+    monkeypatch.setattr(sharing, "LINGER_SECONDS", linger_seconds)
+
+    async def main() -> None:
+        async with connected(database_url, statement_seconds=60) as pool:
+            busy = asyncio.ensure_future(pool.run("somebody", SLEEP, (b"%f" % busy_seconds,)))
+            await asyncio.sleep(0.05)
+            writing = []
+            for number in range(count):
+                writing.append(asyncio.ensure_future(pool.run(str(number), WRITE, ())))
+                await asyncio.sleep(0)
+
+            transactions = {row[0] for (row,) in await asyncio.gather(*writing)}
+
+            assert len(transactions) == 1
+            assert busy.done() == (busy_seconds < 1)
+            busy.cancel()
+            await together(busy)
+
+    run(main)
+
+
 def test_one_that_fails_takes_nobody_with_it(database_url: str) -> None:
     alice, bob, carol, dora = users(4)
 
@@ -136,7 +170,7 @@ def test_who_waits_too_long_keeps_others_waiting_and_no_more(database_url: str) 
         async with connected(database_url, statement_seconds=0.3) as pool:
             tasks = Tasks(pool)
             created, slept = await together(
-                tasks.create(alice, title="x", description=None), pool.run(bob.id, SLEEP, ())
+                tasks.create(alice, title="x", description=None), pool.run(bob.id, SLEEP, (b"30",))
             )
 
             assert isinstance(slept, DatabaseUnavailable)
@@ -172,7 +206,7 @@ def test_nobody_is_left_waiting_where_there_is_no_connection(database_url: str) 
     async def main() -> None:
         async with Pool(database_url, size=1, wait_seconds=0.2, statement_seconds=2) as pool:
             await pool.run("somebody", WRITE, ())
-            busy = asyncio.ensure_future(pool.run("somebody", SLEEP, ()))
+            busy = asyncio.ensure_future(pool.run("somebody", SLEEP, (b"30",)))
             await asyncio.sleep(0.05)
 
             waiting = [asyncio.ensure_future(pool.run(name, WRITE, ())) for name in "abc"]
@@ -190,9 +224,9 @@ def test_nobody_is_left_waiting_where_there_is_no_connection(database_url: str) 
 def test_what_shares_a_connection_counts_for_admission(database_url: str) -> None:
     async def main() -> None:
         async with connected(database_url) as pool:
-            sharing = [asyncio.ensure_future(pool.run(name, WRITE, ())) for name in "abc"]
+            writing = [asyncio.ensure_future(pool.run(name, WRITE, ())) for name in "abc"]
             free = []
-            while not all(task.done() for task in sharing):
+            while not all(task.done() for task in writing):
                 await asyncio.sleep(0)
                 free.append(pool.free)
             assert (min(free), pool.free) == (1, 4)
