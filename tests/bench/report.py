@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -100,7 +101,11 @@ def to_json(results: list[Result], servers: Iterable[Server], samples: Samples, 
     """Everything, with what it was measured on."""
     return {
         "settings": settings,
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
+        "machine": {
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "python": f"{platform.python_version()} in {sys.base_prefix}",
+        },
         "versions": {name: version(name) for name in PACKAGES},
         "results": [asdict(result) for result in results],
         "processes": {
