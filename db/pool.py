@@ -42,7 +42,7 @@ SHARED_CLAIMS = ("session", "set_config")
 """The ways of claims that let statements of several users be in one transaction."""
 
 PAUSE_SECONDS = 0.05
-"""Before somebody who must know what became of a write asks for a connection again."""
+"""Before somebody who must know what became of a write asks for a connection again, or tries for the last time."""
 
 logger = logging.getLogger(__name__)
 
@@ -188,19 +188,22 @@ class Pool:
                 may_share = False
                 self.errors[_kind(error)] += 1
                 is_late = time.monotonic() > give_up_at
-                if isinstance(error, NoConnection) and may_be_done and not is_late:
-                    await asyncio.sleep(PAUSE_SECONDS)
-                    continue
-                if not isinstance(error, ENDED) or is_late:
+                is_patient = isinstance(error, NoConnection) and may_be_done and not is_late
+                if is_late or not (is_patient or isinstance(error, ENDED)):
                     tries_left -= 1
                 may_be_done |= statement.writes and isinstance(error, AnswerLost | TimeoutError)
-                may_repeat = isinstance(error, self._undone) or (
-                    isinstance(error, AnswerLost) and (repeatable or not statement.writes)
+                may_repeat = (
+                    is_patient
+                    or isinstance(error, self._undone)
+                    or (isinstance(error, AnswerLost) and (repeatable or not statement.writes))
                 )
                 if not (may_repeat and tries_left):
                     if not _is_operational(error):
                         raise
                     raise _meaning(error, statement, may_be_done=may_be_done)(str(error)) from error
+                if is_patient or (isinstance(error, AnswerLost) and tries_left == 1):
+                    # Whatever cut off two connections may be about to cut off those that are idle.
+                    await asyncio.sleep(PAUSE_SECONDS)
             else:
                 return rows
 
