@@ -23,22 +23,22 @@ from starlette.routing import Router
 from starlette.types import ASGIApp
 
 import openapi
-from app.admission import Admission
-from app.logs import configure_logs, request_logger
-from app.metrics import Metrics, new_metrics
-from app.middleware import Cors, RequestLog, security_headers
+from app.http.admission import Admission
+from app.http.middleware import Cors, RequestLog, security_headers
+from app.observe.logs import configure_logs, request_logger
+from app.observe.metrics import Metrics, new_metrics
 from app.pages import EXCEPTIONS, ROUTES, WholeFiles, contract_routes, policies, to_starlette
 from app.settings import Settings, SettingsError, read_settings
-from db import schema
-from db.pool import Pool
+from db.schema.checks import check_database
 from db.tasks import Tasks
+from db.wire.pool import Pool
 from handlers import problems
-from handlers.keys import Keys, KeySet, SharedSecret
-from handlers.tokens import Verifier
+from handlers.auth.keys import Keys, KeySet, SharedSecret
+from handlers.auth.tokens import Verifier
 from openapi.engine import ContractMiddleware
 
 if TYPE_CHECKING:
-    from app.tracing import Tracing
+    from app.observe.tracing import Tracing
 
 logger = structlog.get_logger()
 
@@ -148,7 +148,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
 
     @asynccontextmanager
     async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
-        for check in await asyncio.to_thread(schema.check, url):
+        for check in await asyncio.to_thread(check_database, url):
             if not check.passed:
                 raise StartRefused(f"{check.name}: {check.detail}")
         async with (
@@ -197,7 +197,7 @@ def _tracing(variables: Mapping[str, str] = os.environ) -> Tracing | None:
     if is_off or not any(variables.get(name) for name in names):
         return None
     try:
-        from app.tracing import Tracing  # noqa: PLC0415 - an extra
+        from app.observe.tracing import Tracing  # noqa: PLC0415 - an extra
     except ImportError:
         logger.warning("tracing_off", reason="a collector is named, but taskpact[otel] is not installed")
         return None

@@ -20,11 +20,14 @@ import jwt
 import uvicorn
 from sqlalchemy.exc import DBAPIError
 
-from app.logs import configure_logs
+from app.observe.logs import configure_logs
 from app.settings import Settings, SettingsError, read_settings
-from db import schema
 from db.embedded import EmbeddedUnavailable, embedded_server
-from handlers.keys import FETCH_SECONDS, fetch_keys
+from db.schema.checks import Check, check_database, inspect_database
+from db.schema.engine import explain
+from db.schema.migrate import MigrationBlocked, migrate, migration_sql
+from db.schema.version import SchemaMismatch
+from handlers.auth.keys import FETCH_SECONDS, fetch_keys
 
 TRIAL_USER = "demo"
 TOKEN_TTL_SECONDS = 86_400
@@ -38,10 +41,10 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except DBAPIError as error:
-            message = f"the database refused: {schema.explain(error)}"
-        except schema.SchemaMismatch as error:
+            message = f"the database refused: {explain(error)}"
+        except SchemaMismatch as error:
             message = f"the database's schema is none that this release knows: {error}"
-        except (SettingsError, EmbeddedUnavailable, schema.MigrationBlocked) as error:
+        except (SettingsError, EmbeddedUnavailable, MigrationBlocked) as error:
             message = str(error)
         raise click.ClickException(" ".join(message.split()))
 
@@ -62,7 +65,7 @@ def serve(**given: object) -> None:
     os.environ.update({name.upper(): str(value) for name, value in given.items() if value is not None})
     settings = read_settings()
     configure_logs(settings.log_level, settings.log_format)
-    from app.metrics import metrics_server  # noqa: PLC0415 - the other commands are quicker without Connexion
+    from app.observe.metrics import metrics_server  # noqa: PLC0415 - the other commands are quicker without Connexion
 
     # The server ends on a signal by raising it again: it must not end this process before its database is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
@@ -70,7 +73,7 @@ def serve(**given: object) -> None:
     if settings.metrics_port:
         _free_port(settings.host, settings.metrics_port)
     with _database(settings) as url:
-        for check in schema.check(url):
+        for check in check_database(url):
             if not check.passed:
                 raise click.ClickException(f"{check.name}: {check.detail}")
         if settings.database_url is None:
@@ -82,12 +85,12 @@ def serve(**given: object) -> None:
             _run(settings, port)
 
 
-@main.command()
+@main.command("migrate")
 @click.option("--sql", is_flag=True, help="Only print what would be done, for psql.")
-def migrate(*, sql: bool) -> None:
+def migrate_database(*, sql: bool) -> None:
     """Bring the database's schema to the version that this service needs."""
     with _database(read_settings()) as url:
-        said = schema.migration_sql(url) if sql else f"The schema is at {schema.migrate(url)}.\n"
+        said = migration_sql(url) if sql else f"The schema is at {migrate(url)}.\n"
     click.echo(said, nl=False)
 
 
@@ -119,14 +122,14 @@ def check() -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    checks: list[schema.Check] = []
+    checks: list[Check] = []
     try:
         settings = read_settings()
-        checks.append(schema.Check("settings", True, "complete"))
+        checks.append(Check("settings", True, "complete"))
         with _database(settings) as url:
-            checks += schema.check(url)
+            checks += check_database(url)
             if checks[-1].passed:
-                checks += schema.inspect(
+                checks += inspect_database(
                     url,
                     prepare=settings.database_prepare,
                     claims=settings.database_claims,
@@ -134,9 +137,9 @@ def check() -> None:
                 )
         checks += _check_keys(settings)
     except SettingsError as error:
-        checks.append(schema.Check("settings", False, str(error)))
+        checks.append(Check("settings", False, str(error)))
     except EmbeddedUnavailable as error:
-        checks.append(schema.Check("database", False, str(error)))
+        checks.append(Check("database", False, str(error)))
     table = Table("check", "", "detail")
     for row in checks:
         table.add_row(row.name, "[green]ok[/green]" if row.passed else "[red]failed[/red]", Text(row.detail))
@@ -157,7 +160,8 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _run(settings: Settings, port: int) -> None:
-    from app import server  # noqa: PLC0415 - as above
+    from app.http import workers  # noqa: PLC0415 - as above
+    from app.http.protocol import Protocol  # noqa: PLC0415
 
     config = uvicorn.Config(
         "app.application:from_environment",
@@ -166,18 +170,18 @@ def _run(settings: Settings, port: int) -> None:
         port=port,
         workers=settings.workers,
         loop="uvloop",
-        http=server.Protocol,
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=server.BACKLOG,
+        backlog=workers.BACKLOG,
         timeout_keep_alive=settings.keep_alive_seconds,
-        timeout_graceful_shutdown=server.SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=workers.SHUTDOWN_SECONDS,
     )
-    server.serve(config, drain_seconds=settings.drain_seconds)
+    workers.serve(config, drain_seconds=settings.drain_seconds)
 
 
 @contextmanager
@@ -187,7 +191,7 @@ def _database(settings: Settings) -> Iterator[str]:
         yield settings.database_url.reveal()
         return
     with embedded_server(settings.data_dir) as url:
-        schema.migrate(url)
+        migrate(url)
         yield url
 
 
@@ -236,19 +240,17 @@ def _greet(settings: Settings, port: int) -> None:
     sys.stdout.flush()
 
 
-def _check_keys(settings: Settings) -> list[schema.Check]:
+def _check_keys(settings: Settings) -> list[Check]:
     """The keys are there, and the issuer's clock says the same as this machine's."""
     if settings.jwt_jwks_url is None:
         kept = "a shared secret, HS256" if settings.jwt_secret else f"a secret kept in {settings.data_dir}"
-        return [schema.Check("keys", True, kept)]
+        return [Check("keys", True, kept)]
     try:
         usable, said = asyncio.run(_fetch_keys(settings.jwt_jwks_url))
     except (httpx.HTTPError, TimeoutError, ValueError, RecursionError) as error:
         why = str(error) or type(error).__name__
-        return [
-            schema.Check("keys", False, f"{settings.jwt_jwks_url}: {why}: correct JWT_JWKS_URL, or start the issuer")
-        ]
-    checks = [schema.Check("keys", True, f"{usable} of the issuer's key set, {settings.jwt_jwks_url}")]
+        return [Check("keys", False, f"{settings.jwt_jwks_url}: {why}: correct JWT_JWKS_URL, or start the issuer")]
+    checks = [Check("keys", True, f"{usable} of the issuer's key set, {settings.jwt_jwks_url}")]
     try:
         ahead_seconds = time.time() - parsedate_to_datetime(said or "").timestamp()
     except ValueError:
@@ -258,8 +260,8 @@ def _check_keys(settings: Settings) -> list[schema.Check]:
             f"this clock is {abs(ahead_seconds):.0f} s {'ahead of' if ahead_seconds > 0 else 'behind'} the issuer's"
         )
         detail = f"{is_off}, tokens end early or begin late: synchronise both clocks, or set JWT_LEEWAY_SECONDS"
-        return [*checks, schema.Check("clock", False, detail)]
-    return [*checks, schema.Check("clock", True, "the issuer's clock says the same")]
+        return [*checks, Check("clock", False, detail)]
+    return [*checks, Check("clock", True, "the issuer's clock says the same")]
 
 
 async def _fetch_keys(url: str) -> tuple[int, str | None]:

@@ -1,4 +1,4 @@
-"""What is outside the contract: the first page, health, readiness, the contract itself and its documentation."""
+"""What a person looks at: the first page, the contract and its documentation."""
 
 from __future__ import annotations
 
@@ -19,31 +19,9 @@ from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from db.schema import check_version
-from handlers.problems import Ending
-
 HOME = Path(__file__).with_name("home.html").read_text("utf-8")
 
 OnError = Callable[[Request, Exception], Response]
-
-
-async def healthz(_request: Request) -> Response:
-    """Answers 200 while the process is alive."""
-    return Response(b'{"status":"alive"}', media_type="application/json")
-
-
-async def readyz(request: Request) -> Response:
-    """Answers 200 when the database answers, its schema suffices, and the service is not about to end.
-
-    Raises:
-        Ending: it is about to end (503).
-        DatabaseUnavailable: it does not answer (503).
-        SchemaMismatch: its schema is older, or none of ours (503).
-    """
-    if hasattr(request.state, "is_ending"):
-        raise Ending
-    await check_version(request.state.pool)
-    return Response(b'{"status":"ready"}', media_type="application/json")
 
 
 async def home(_request: Request) -> Response:
@@ -107,5 +85,5 @@ class WholeFiles:
         await self.app({**scope, "headers": headers}, receive, send)
 
 
-ROUTES = [Route("/", home), Route("/healthz", healthz), Route("/readyz", readyz)]
+ROUTES = [Route("/", home)]
 EXCEPTIONS = (HTTPException, Exception)

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import environ
 import platformdirs
 
-from db.connection import Claims
 from db.url import to_conninfo
+from db.wire.connection import Claims
 
 SECRET_MINIMUM_BYTES = 32
 """As long as HS256's hash (RFC 7518, section 3.2)."""

@@ -11,7 +11,6 @@ from typing import Final, Protocol
 import uuid_utils
 from psycopg import errors
 
-from db.connection import Row, Values
 from db.statements import (
     CREATE,
     CREATE_ONCE,
@@ -25,6 +24,7 @@ from db.statements import (
     USER_EXISTS,
     Statement,
 )
+from db.wire.connection import Row, Values
 
 KEEP: Final = object()
 """Stands for a description that stays as it is, where None would remove it."""

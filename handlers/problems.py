@@ -18,12 +18,12 @@ from connexion.exceptions import NonConformingResponse
 from connexion.lifecycle import ConnexionResponse
 from starlette.types import Scope
 
-from db.pool import DatabaseUnavailable, OutcomeUnknown, WritesUnavailable
-from db.schema import SchemaMismatch
+from db.schema.version import SchemaMismatch
 from db.tasks import IdempotencyKeyReused, TaskNotFound, UserUnknown, VersionMismatch
-from handlers.auth import NotOwner
-from handlers.keys import KeysUnavailable
-from handlers.tokens import TokenInvalid
+from db.wire.pool import DatabaseUnavailable, OutcomeUnknown, WritesUnavailable
+from handlers.auth.bearer import NotOwner
+from handlers.auth.keys import KeysUnavailable
+from handlers.auth.tokens import TokenInvalid
 
 logger = structlog.get_logger()
 

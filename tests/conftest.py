@@ -21,16 +21,16 @@ import pytest
 import uvicorn
 from psycopg import sql
 
-import citus_stub
 from app.application import create_app
-from app.logs import configure_logs
-from app.server import Protocol
+from app.http.protocol import Protocol
+from app.observe.logs import configure_logs
 from app.settings import read_settings
-from db import schema
 from db.embedded import embedded_server
+from db.schema.migrate import migrate
 from db.url import to_conninfo
+from support import citus_stub
 
-pytest_plugins = ["traceability"]
+pytest_plugins = ["support.traceability"]
 
 SECRET = "a secret that only these tests know, and of 32 bytes at least"
 START_SECONDS = 20
@@ -102,7 +102,7 @@ def with_database(url: str, name: str) -> str:
 def database_url(cluster_url: str) -> Iterator[str]:
     """A database with the schema that the migrations make."""
     with new_database(cluster_url) as url:
-        schema.migrate(url)
+        migrate(url)
         yield url
 
 

@@ -1,4 +1,4 @@
-"""Alembic's environment: migrations run on the connection that `db.schema` hands over, or on `DATABASE_URL`."""
+"""Alembic's environment: migrations run on the connection that `db.schema.migrate` hands over, or on `DATABASE_URL`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from alembic import context
 from sqlalchemy import Connection
 
 from db.models import Base
-from db.schema import MIGRATION_GUARDS, create_engine
+from db.schema.engine import create_engine
+from db.schema.migrate import MIGRATION_GUARDS
 
 
 def run_migrations(connection: Connection) -> None:

@@ -34,11 +34,11 @@ from rich.table import Table
 from starlette.types import ASGIApp, Message
 
 from app.application import create_app
-from app.logs import configure_logs
+from app.observe.logs import configure_logs
 from app.settings import read_settings
 from db.tasks import Page, TaskRow
-from handlers.keys import SharedSecret
-from handlers.tokens import Verifier
+from handlers.auth.keys import SharedSecret
+from handlers.auth.tokens import Verifier
 
 BASE = "FastAPI"
 OPERATIONS = {"read": 200, "list": 200, "create": 201}

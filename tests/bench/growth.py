@@ -22,11 +22,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from db import schema
 from db.embedded import embedded_server
-from db.pool import Pool
+from db.schema.migrate import migrate
 from db.tasks import Tasks, User
-from proxy import Proxy
+from db.wire.pool import Pool
+from support.proxy import Proxy
 
 FEW_TASKS, MANY_TASKS = 100, 1_000_000
 FEW_USERS, MANY_USERS = 100, 100_000
@@ -51,7 +51,7 @@ def database(url: str, name: str, users: int, tasks: dict[str, int]) -> Iterator
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f'create database "{name}"')
     address = url.replace("/postgres?", f"/{name}?")
-    schema.migrate(address)
+    migrate(address)
     with psycopg.connect(address, autocommit=True) as connection:
         connection.execute(FILL_USERS, [users])
         for user, count in tasks.items():

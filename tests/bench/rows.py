@@ -12,7 +12,7 @@ from uuid import UUID
 import jwt
 import psycopg
 
-from db import schema
+from db.schema.migrate import migrate
 
 SECRET = "a secret that only this benchmark knows, of 32 bytes at least"
 TOKEN_TTL_SECONDS = 86_400
@@ -62,7 +62,7 @@ def make_databases(cluster_url: str, names: list[str]) -> dict[str, str]:
     urls = {name: _with_database(cluster_url, name) for name in names}
     with psycopg.connect(cluster_url, autocommit=True) as connection:
         connection.execute("create database seeded")
-        schema.migrate(seeded)
+        migrate(seeded)
         _seed(seeded)
         for name in names:
             connection.execute(f'create database "{name}" template seeded strategy file_copy')

@@ -30,8 +30,8 @@ import rows
 from contenders import HOST, Failed
 from load import require_wrk
 
-from db import schema
 from db.embedded import embedded_server
+from db.schema.migrate import migrate
 
 HERE = Path(__file__).parent
 
@@ -90,7 +90,7 @@ def database(cluster_url: str, name: str, users: int, tasks: int) -> str:
             return url.replace(name, f"{name}_filled")
         connection.execute(f"drop database if exists {name}")
         connection.execute(f"create database {name}")
-        schema.migrate(url)
+        migrate(url)
         fill(url, users, tasks)
         connection.execute(f"alter database {name} rename to {name}_filled")
     return url.replace(name, f"{name}_filled")

@@ -14,8 +14,8 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from handlers.keys import Keys, SharedSecret
-from handlers.tokens import Verifier
+from handlers.auth.keys import Keys, SharedSecret
+from handlers.auth.tokens import Verifier
 
 SECRET = b"a secret that only this benchmark knows"
 TOKENS = 2_000

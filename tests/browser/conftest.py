@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from programs import missing
+from support.programs import missing
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

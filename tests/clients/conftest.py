@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from conftest import CONTRACT, new_database, running
-from db import schema
-from programs import node_modules
+from db.schema.migrate import migrate
+from support.programs import node_modules
 
 HERE = Path(__file__).parent
 COMMANDS = Path(sys.executable).parent
@@ -76,7 +76,7 @@ def typescript_client(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def damaged_url(cluster_url: str) -> Iterator[str]:
     """A service whose tasks cannot be written: 500."""
     with new_database(cluster_url) as url:
-        schema.migrate(url)
+        migrate(url)
         with running(url) as service_url:
             with psycopg.connect(url) as owner:
                 owner.execute("alter table tasks rename column title to titel")
@@ -87,7 +87,7 @@ def damaged_url(cluster_url: str) -> Iterator[str]:
 def gone_url(cluster_url: str) -> Iterator[str]:
     """A service whose database went away: 503."""
     with new_database(cluster_url) as url:
-        schema.migrate(url)
+        migrate(url)
         with running(url) as service_url:
             with psycopg.connect(url) as owner:
                 name = owner.info.dbname

@@ -11,11 +11,13 @@ import httpx
 import pytest
 
 from conftest import CONTRACT, START_SECONDS, Person, free_port, running
-from programs import node_modules
+from support.programs import node_modules
 
 HERE = Path(__file__).parent
 
-pytest.register_assert_rewrite("test_http", "test_idempotency", "test_isolation", "test_tasks")
+pytest.register_assert_rewrite(
+    "operations.test_http", "operations.test_idempotency", "security.test_isolation", "operations.test_tasks"
+)
 
 
 @pytest.fixture(scope="session")

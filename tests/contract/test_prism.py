@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from test_http import *  # noqa: F403 - the same tests again: the fixtures here put the service behind Prism
-from test_idempotency import *  # noqa: F403 - likewise
-from test_isolation import *  # noqa: F403
-from test_tasks import *  # noqa: F403
+from operations.test_http import *  # noqa: F403 - the same tests again: the fixtures here put the service behind Prism
+from operations.test_idempotency import *  # noqa: F403 - likewise
+from operations.test_tasks import *  # noqa: F403
+from security.test_isolation import *  # noqa: F403
 
 pytestmark = pytest.mark.contract
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from conftest import new_database
-from db import schema
+from db.schema.migrate import migrate
 from faults.ledger import COLUMNS, REPORT
 from faults.postgres import Postgres
 
@@ -23,7 +23,7 @@ def postgres() -> Iterator[Postgres]:
 def database_url(postgres: Postgres) -> Iterator[str]:
     """A database of the test's own, with the schema."""
     with new_database(postgres.url) as url:
-        schema.migrate(url)
+        migrate(url)
         yield url
 
 

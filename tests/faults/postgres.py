@@ -20,8 +20,8 @@ import psutil
 import psycopg
 import pytest
 
-import citus_stub
 from conftest import free_port, with_database
+from support import citus_stub
 
 with warnings.catch_warnings(action="ignore"):
     # Without a log-in session it warns that it keeps its lock file elsewhere.

@@ -21,14 +21,14 @@ import pytest
 import uvloop
 
 from conftest import new_database, running_process, serving, with_database
-from db import schema
-from db.connection import GRACE_SECONDS
-from db.pool import Pool
+from db.schema.migrate import migrate
 from db.statements import Statement
+from db.wire.connection import GRACE_SECONDS
+from db.wire.pool import Pool
 from faults.ledger import Ledger, settle
 from faults.load import load
 from faults.postgres import Postgres, small_disk
-from proxy import Proxy
+from support.proxy import Proxy
 
 pytestmark = pytest.mark.faults
 
@@ -164,7 +164,7 @@ def test_a_promoted_replica_takes_over_with_all_that_was_acknowledged(end: str, 
             time.sleep(0.05)
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         both = f"postgresql://postgres@{hosts}/tasks?target_session_attrs=read-write"
-        schema.migrate(both)
+        migrate(both)
         with running_process(both, tmp_path / "log") as url:
             run(main)
         settle(f"3. primary {end}, replica promoted", ledger, with_database(standby.url, "tasks"))
@@ -234,7 +234,7 @@ def full_disk(postgres: Postgres) -> Iterator[tuple[str, Callable[[], None], Cal
         with new_database(postgres.url) as url:
             name = url.rpartition("/")[2]
             postgres.execute(f"alter database {name} set tablespace small")
-            schema.migrate(url)
+            migrate(url)
 
             def fill() -> None:
                 with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import uvloop
 
-from app.server import BODY_SECONDS, HEAD_SECONDS
+from app.http.protocol import BODY_SECONDS, HEAD_SECONDS
 from conftest import Service, make_token, serving
 from faults.ledger import Ledger, settle
 from faults.load import load

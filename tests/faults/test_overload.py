@@ -19,7 +19,7 @@ import uvloop
 from conftest import Service, make_token, serving
 from faults.crowd import Crowd, Outcome, percentile, task_of
 from faults.ledger import Fate, Ledger, State, settle
-from proxy import Proxy
+from support.proxy import Proxy
 
 pytestmark = pytest.mark.faults
 

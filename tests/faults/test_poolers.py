@@ -17,7 +17,7 @@ import uvloop
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from conftest import free_port, running_process
-from db import schema
+from db.schema.checks import inspect_database
 from faults.ledger import Ledger, settle
 from faults.load import load
 
@@ -126,8 +126,8 @@ def test_a_pooler_that_loses_prepared_statements_is_found(
     database_url: str, tmp_path: Path, pool_mode: str, kept: int, passes: bool
 ) -> None:
     with pgbouncer(database_url, tmp_path, pool_mode, kept) as pooled:
-        checks = {check.name: check for _ in range(5) for check in schema.inspect(pooled, prepare=True, pool_size=10)}
-        without = schema.inspect(pooled, prepare=False, pool_size=10)
+        checks = {check.name: check for _ in range(5) for check in inspect_database(pooled, prepare=True, pool_size=10)}
+        without = inspect_database(pooled, prepare=False, pool_size=10)
 
     assert checks["prepared statements"].passed is passes
     if not passes:

@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from conftest import new_database
-from db import schema
-from programs import node_modules
+from db.schema.migrate import migrate
+from support.programs import node_modules
 
 HERE = Path(__file__).parent
 BETTER_AUTH_SECRET = "a secret that only Better Auth and these tests know"
@@ -79,7 +79,7 @@ def start_issuer(cluster_url: str) -> Callable[..., object]:
     @contextmanager
     def start(jwt_options: dict[str, object] | None = None) -> Iterator[Issuer]:
         with new_database(cluster_url) as database_url:
-            schema.migrate(database_url)
+            migrate(database_url)
             variables = {
                 "PATH": os.environ["PATH"],
                 "DATABASE_URL": database_url,

@@ -8,9 +8,9 @@ import httpx
 import jwt
 import psycopg
 import pytest
-from issuer.conftest import Issuer, Session
 
 from conftest import running
+from issuer.conftest import Issuer, Session
 
 pytestmark = pytest.mark.issuer
 

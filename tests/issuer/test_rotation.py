@@ -15,9 +15,9 @@ import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from issuer.conftest import Issuer, Session
 
 from conftest import running
+from issuer.conftest import Issuer, Session
 
 pytestmark = pytest.mark.issuer
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import httpx
 import psycopg
 import pytest
-from issuer.conftest import BETTER_AUTH_SECRET
 
 from conftest import running
+from issuer.conftest import BETTER_AUTH_SECRET
 
 pytestmark = pytest.mark.issuer
 

@@ -1,0 +1,32 @@
+"""Whether the service is alive, and ready."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from db.schema.checks import check_version
+from handlers.problems import Ending
+
+
+async def healthz(_request: Request) -> Response:
+    """Answers 200 while the process is alive."""
+    return Response(b'{"status":"alive"}', media_type="application/json")
+
+
+async def readyz(request: Request) -> Response:
+    """Answers 200 when the database answers, its schema suffices, and the service is not about to end.
+
+    Raises:
+        Ending: it is about to end (503).
+        DatabaseUnavailable: it does not answer (503).
+        SchemaMismatch: its schema is older, or none of ours (503).
+    """
+    if hasattr(request.state, "is_ending"):
+        raise Ending
+    await check_version(request.state.pool)
+    return Response(b'{"status":"ready"}', media_type="application/json")
+
+
+ROUTES = [Route("/healthz", healthz), Route("/readyz", readyz)]

@@ -1,0 +1,456 @@
+"""The connection and the pool come through what goes wrong on a wire, and never hand a dirty connection on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from uuid import uuid4
+
+import psycopg
+import pytest
+import uvloop
+from psycopg import errors
+
+from conftest import new_database
+from db.schema.migrate import migrate
+from db.statements import Statement
+from db.tasks import Tasks, User
+from db.wire.connection import Connection
+from db.wire.pool import DatabaseUnavailable, OutcomeUnknown, Pool, WritesUnavailable
+from support.proxy import Proxy
+
+WHO = Statement(b"who", b"select current_user, current_setting('taskpact.user_id'), current_setting('TimeZone')", ())
+SLEEP = Statement(b"sleep", b"select pg_sleep(30)", ())
+FAIL = Statement(b"fail", b"select 1 / $1::integer", ("divisor",))
+ECHO = Statement(b"echo", b"select $1::text", ("text",))
+SESSION = "select current_user, coalesce(current_setting('taskpact.user_id', true), '')"
+
+
+def run(main: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Runs it on the event loop that the service uses."""
+    uvloop.run(main())
+
+
+@pytest.fixture(params=[True, False], ids=["prepared", "not-prepared"])
+def prepare(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@asynccontextmanager
+async def connected(
+    url: str, *, prepare: bool = True, statement_seconds: float = 5
+) -> AsyncIterator[tuple[Connection, list[Connection]]]:
+    """A connection, and the list in which it says that it is lost."""
+    lost: list[Connection] = []
+    connection = await Connection.connect(
+        url, prepare=prepare, statement_seconds=statement_seconds, on_lost=lost.append
+    )
+    try:
+        yield connection, lost
+    finally:
+        connection.close()
+
+
+def active(url: str, query: str) -> int:
+    """How many sessions of this database are just running a query like this one."""
+    command = (
+        "select count(*) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid() and state = 'active' and query like %s"
+    )
+    with psycopg.connect(url) as observer:
+        (count,) = observer.execute(command, [f"%{query}%"]).fetchone()
+        return count
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not (holds := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds
+
+
+@pytest.mark.requirement("SR-03", "SR-08")
+def test_claims_hold_for_one_statement_and_are_gone_after_it(database_url: str, prepare: bool) -> None:
+    async def main() -> None:
+        async with connected(database_url, prepare=prepare) as (connection, _):
+            for name in (b"alice", b"bob", b"alice"):
+                assert await connection.run(name, WHO, ()) == [(b"taskpact_api", name, b"UTC")]
+            with pytest.raises(errors.DivisionByZero):
+                await connection.run(b"carol", FAIL, (b"0",))
+            assert await connection.run(b"", WHO, ()) == [(b"taskpact_api", b"", b"UTC")]
+
+    run(main)
+
+
+def test_a_failed_statement_leaves_the_connection_usable(database_url: str, prepare: bool) -> None:
+    async def main() -> None:
+        async with connected(database_url, prepare=prepare) as (connection, lost):
+            for divisor in (b"0", b"1", b"0", b"x", b"1"):
+                try:
+                    rows = await connection.run(b"alice", FAIL, (divisor,))
+                except psycopg.DataError:
+                    assert divisor != b"1"
+                else:
+                    assert (divisor, rows) == (b"1", [(b"1",)])
+            assert lost == []
+
+    run(main)
+
+
+def test_a_failed_statement_undoes_what_came_before_it_in_its_pipeline(database_url: str) -> None:
+    """The claims are the transaction's first message: they fail with the second."""
+    name = f"user-{uuid4().hex}"
+    insert = Statement(
+        b"i", b"with u as (insert into users (id) values ($1) returning id) select 1 / 0 from u", ("id",)
+    )
+
+    async def main() -> None:
+        async with connected(database_url) as (connection, _):
+            with pytest.raises(errors.DivisionByZero):
+                await connection.run(name.encode(), insert, (name.encode(),))
+
+    run(main)
+    with psycopg.connect(database_url) as owner:
+        assert owner.execute("select count(*) from users where id = %s", [name]).fetchone() == (0,)
+
+
+def test_a_value_that_no_socket_takes_at_once_arrives_whole(database_url: str, prepare: bool) -> None:
+    value = b"0123456789abcdef" * 2_000_000
+
+    async def main() -> None:
+        async with connected(database_url, prepare=prepare, statement_seconds=60) as (connection, _):
+            assert await connection.run(b"alice", ECHO, (value,)) == [(value,)]
+            assert await connection.run(b"alice", ECHO, (b"small",)) == [(b"small",)]
+
+    run(main)
+
+
+def test_the_server_ends_a_statement_in_time_and_the_connection_stays_clean(database_url: str, prepare: bool) -> None:
+    async def main() -> None:
+        async with connected(database_url, prepare=prepare, statement_seconds=0.5) as (connection, lost):
+            for name in (b"alice", b"bob"):
+                with pytest.raises(errors.QueryCanceled):
+                    await connection.run(name, SLEEP, ())
+                assert await connection.run(name, WHO, ()) == [(b"taskpact_api", name, b"UTC")]
+            assert lost == []
+
+    run(main)
+    assert active(database_url, "pg_sleep") == 0
+
+
+def test_a_request_that_is_cancelled_in_mid_flight_takes_its_connection_with_it(database_url: str) -> None:
+    async def main() -> None:
+        async with connected(database_url) as (connection, lost):
+            task = asyncio.ensure_future(connection.run(b"alice", SLEEP, ()))
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert connection.is_lost
+            while not lost:
+                await asyncio.sleep(0.01)
+
+    run(main)
+    assert until(lambda: active(database_url, "pg_sleep") == 0)
+
+
+def test_a_server_that_falls_silent_takes_its_connection_with_it(database_url: str) -> None:
+    async def main(proxy: Proxy) -> None:
+        async with connected(proxy.url, statement_seconds=0.1) as (connection, lost):
+            proxy.is_black_hole = True
+            with pytest.raises(TimeoutError):
+                await connection.run(b"alice", WHO, ())
+            assert connection.is_lost
+            while not lost:
+                await asyncio.sleep(0.01)
+
+    with Proxy(database_url) as proxy:
+        uvloop.run(main(proxy))
+
+
+@pytest.mark.parametrize("moment", ["idle", "waiting"])
+def test_a_connection_that_the_server_closes_is_known_to_be_lost(database_url: str, moment: str) -> None:
+    async def main() -> None:
+        async with connected(database_url) as (connection, lost):
+            ((pid,),) = await connection.run(b"a", Statement(b"pid", b"select pg_backend_pid()", ()), ())
+            waiting = asyncio.ensure_future(connection.run(b"a", SLEEP, ())) if moment == "waiting" else None
+            await asyncio.sleep(0.1)
+            with psycopg.connect(database_url) as owner:
+                owner.execute("select pg_terminate_backend(%s)", [int(pid)])
+            if waiting:
+                with pytest.raises(psycopg.OperationalError):
+                    await waiting
+            for _ in range(500):
+                await asyncio.sleep(0.01)
+                if lost:
+                    break
+            assert lost == [connection]
+
+    run(main)
+
+
+def test_a_connection_that_is_cut_in_mid_answer_is_lost(database_url: str) -> None:
+    big = Statement(b"big", b"select repeat('x', 100000000)", ())
+
+    async def main(proxy: Proxy) -> None:
+        async with connected(proxy.url) as (connection, lost):
+            waiting = asyncio.ensure_future(connection.run(b"a", big, ()))
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(proxy.cut)
+            with pytest.raises(psycopg.OperationalError):
+                await waiting
+            assert lost == [connection]
+
+    with Proxy(database_url) as proxy:
+        uvloop.run(main(proxy))
+
+
+@pytest.fixture
+def own_database(cluster_url: str) -> Iterator[str]:
+    with new_database(cluster_url) as url:
+        migrate(url)
+        yield url
+
+
+def test_a_statement_that_a_change_of_the_schema_made_stale_is_run_once_more(own_database: str) -> None:
+    whole = Statement(b"whole", b"select * from tasks", ())
+
+    async def main() -> None:
+        async with Pool(own_database, size=1) as pool:
+            assert await pool.run("alice", whole, ()) == []
+            with psycopg.connect(own_database, autocommit=True) as owner:
+                owner.execute("alter table tasks add column later text")
+            assert await pool.run("alice", whole, ()) == []
+
+    run(main)
+
+
+def test_a_statement_that_somebody_deallocated_is_prepared_again(own_database: str) -> None:
+    deallocate = Statement(b"deallocate", b"deallocate who", ())
+
+    async def main() -> None:
+        async with Pool(own_database, size=1) as pool:
+            await pool.run("alice", WHO, ())
+            await pool.run("alice", deallocate, ())
+            assert await pool.run("alice", WHO, ()) == [(b"taskpact_api", b"alice", b"UTC")]
+
+    run(main)
+
+
+def test_claims_never_bleed_from_one_caller_to_the_next(database_url: str, prepare: bool) -> None:
+    """Forty callers share one connection, with failures, time-outs and cancellations among them."""
+
+    async def main() -> None:
+        async with Pool(database_url, size=1, prepare=prepare, wait_seconds=30, statement_seconds=0.3) as pool:
+
+            async def caller(number: int) -> None:
+                name = f"user-{number}"
+                for turn in range(10):
+                    if (number + turn) % 7 == 0:
+                        with pytest.raises(errors.DivisionByZero):
+                            await pool.run(name, FAIL, (b"0",))
+                    if number in (5, 25) and turn == 3:
+                        with pytest.raises(DatabaseUnavailable):
+                            await pool.run(name, SLEEP, ())
+                    if number in (15, 35) and turn == 5:
+                        task = asyncio.ensure_future(pool.run(name, SLEEP, ()))
+                        await asyncio.sleep(0.1)
+                        task.cancel()
+                    assert await pool.run(name, WHO, ()) == [(b"taskpact_api", name.encode(), b"UTC")]
+
+            await asyncio.gather(*map(caller, range(40)))
+
+    run(main)
+
+
+@pytest.mark.requirement("FR-18")
+@pytest.mark.parametrize(
+    ("sqlstate", "reading", "writing"),
+    [
+        pytest.param("08006", DatabaseUnavailable, OutcomeUnknown, id="connection_failure"),
+        pytest.param("25006", DatabaseUnavailable, WritesUnavailable, id="read_only_sql_transaction"),
+        pytest.param("40001", DatabaseUnavailable, DatabaseUnavailable, id="serialization_failure"),
+        pytest.param("53100", DatabaseUnavailable, WritesUnavailable, id="disk_full"),
+        pytest.param("53200", DatabaseUnavailable, DatabaseUnavailable, id="out_of_memory"),
+        pytest.param("55P03", DatabaseUnavailable, DatabaseUnavailable, id="lock_not_available"),
+        pytest.param("57014", DatabaseUnavailable, DatabaseUnavailable, id="query_canceled"),
+        pytest.param("58030", DatabaseUnavailable, DatabaseUnavailable, id="io_error"),
+        pytest.param("22012", errors.DivisionByZero, errors.DivisionByZero, id="division_by_zero"),
+        pytest.param("42501", errors.InsufficientPrivilege, errors.InsufficientPrivilege, id="insufficient_privilege"),
+        pytest.param("XX000", errors.InternalError_, errors.InternalError_, id="internal_error"),
+    ],
+)
+def test_what_the_server_says_is_its_state_or_our_fault(
+    database_url: str, sqlstate: str, reading: type[Exception], writing: type[Exception]
+) -> None:
+    """And it says it to a read and to a write."""
+    sql = f"do $$ begin raise exception using errcode = '{sqlstate}'; end $$".encode()
+
+    async def main() -> None:
+        async with Pool(database_url, size=1) as pool:
+            for writes, expected in ((False, reading), (True, writing)):
+                with pytest.raises(expected) as raised:
+                    await pool.run("alice", Statement(b"raise_%d" % writes, sql, (), writes), ())
+                assert raised.type is expected
+            assert await pool.run("alice", WHO, ()) == [(b"taskpact_api", b"alice", b"UTC")]
+
+    run(main)
+
+
+def test_the_pool_is_bounded_and_so_is_waiting_for_it(database_url: str) -> None:
+    async def main() -> None:
+        async with Pool(database_url, size=2, wait_seconds=0.2, statement_seconds=1) as pool:
+            sleepers = [asyncio.ensure_future(pool.run("alice", SLEEP, ())) for _ in range(2)]
+            await asyncio.sleep(0.3)
+            assert await asyncio.to_thread(active, database_url, "pg_sleep") == 2
+            started = time.monotonic()
+            with pytest.raises(DatabaseUnavailable):
+                await pool.run("alice", WHO, ())
+            assert 0.15 < time.monotonic() - started < 0.9
+            results = await asyncio.gather(*sleepers, return_exceptions=True)
+            assert [type(result) for result in results] == [DatabaseUnavailable] * 2
+            assert await pool.run("alice", WHO, ()) == [(b"taskpact_api", b"alice", b"UTC")]
+
+    run(main)
+
+
+def test_who_has_left_does_not_count_as_waiting(database_url: str) -> None:
+    """Whether their time was up or they were cancelled: admission goes by these counts."""
+
+    async def main() -> None:
+        async with Pool(database_url, size=1, wait_seconds=0.5, statement_seconds=2) as pool:
+            sleeper = asyncio.ensure_future(pool.run("alice", SLEEP, ()))
+            while not pool.open:
+                await asyncio.sleep(0.01)
+            waiters = [asyncio.ensure_future(pool.run("alice", WHO, ())) for _ in range(4)]
+            await asyncio.sleep(0.01)
+            assert (pool.waiting, pool.free) == (4, -4)
+
+            waiters[0].cancel()
+            waiters[2].cancel()
+            results = await asyncio.gather(*waiters, return_exceptions=True)
+
+            assert [type(result) for result in results] == [asyncio.CancelledError, DatabaseUnavailable] * 2
+            assert (pool.waiting, pool.free) == (0, 0)
+            with pytest.raises(DatabaseUnavailable):
+                await sleeper
+            assert (pool.waiting, pool.free) == (0, 1)
+
+    run(main)
+
+
+def test_the_pool_serves_whoever_waits_longest_and_uses_what_it_has(database_url: str) -> None:
+    async def main() -> None:
+        served: list[int] = []
+        pids = set()
+        async with Pool(database_url, size=3) as pool:
+
+            async def caller(number: int) -> None:
+                ((pid,),) = await pool.run("alice", Statement(b"pid", b"select pg_backend_pid()", ()), ())
+                served.append(number)
+                pids.add(pid)
+
+            await asyncio.gather(*map(caller, range(60)))
+        assert sorted(served) == list(range(60))
+        assert len(pids) <= 3
+
+    run(main)
+
+
+def test_nothing_is_left_of_a_pool_that_is_closed(database_url: str) -> None:
+    name = f"pool-{uuid4().hex}"
+
+    async def main() -> None:
+        url = f"{database_url}{'&' if '?' in database_url else '?'}application_name={name}"
+        async with Pool(url, size=4) as pool:
+            await asyncio.gather(*(pool.run("alice", WHO, ()) for _ in range(20)))
+
+    def sessions() -> int:
+        with psycopg.connect(database_url) as observer:
+            query = "select count(*) from pg_stat_activity where application_name = %s"
+            (count,) = observer.execute(query, [name]).fetchone()
+            return count
+
+    run(main)
+    assert until(lambda: sessions() == 0)
+
+
+@contextmanager
+def naps_ended(url: str, times: int) -> Iterator[None]:
+    """So many sessions of this database that sleep are ended, one after the other."""
+
+    def end() -> None:
+        # It waits until the session is gone, so that none counts twice.
+        query = (
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
+            " where datname = current_database() and wait_event = 'PgSleep'"
+        )
+        with psycopg.connect(url, autocommit=True) as owner:
+            left = times
+            while left > 0 and not is_over.wait(0.005):
+                left -= len(owner.execute(query).fetchall())
+
+    is_over = threading.Event()
+    thread = threading.Thread(target=end)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(("times", "wait_seconds"), [(6, 30.0), (1000, 0.2)])
+def test_however_many_sessions_end_a_statement_is_run_until_its_time_is_up(
+    own_database: str, times: int, wait_seconds: float
+) -> None:
+    nap = Statement(b"nap", b"select pg_sleep(1)", (), writes=True)
+
+    async def main() -> None:
+        async with Pool(own_database, size=2, wait_seconds=wait_seconds) as pool:
+            with naps_ended(own_database, times):
+                if times < 1000:
+                    assert len(await pool.run("alice", nap, ())) == 1
+                    assert pool.errors == {"57": times}
+                else:
+                    with pytest.raises(DatabaseUnavailable) as raised:
+                        await pool.run("alice", nap, ())
+                    assert not isinstance(raised.value, OutcomeUnknown)
+
+    run(main)
+
+
+def test_a_server_that_does_not_answer_is_unavailable_in_time() -> None:
+    async def main(port: int) -> None:
+        async with Pool(f"postgresql://x@127.0.0.1:{port}/x", size=1, wait_seconds=0.3) as pool:
+            with pytest.raises(DatabaseUnavailable):
+                await pool.run("alice", WHO, ())
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uvloop.run(main(silent.getsockname()[1]))
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    uvloop.run(main(port))
+
+
+@pytest.mark.requirement("FR-16", "FR-17")
+@pytest.mark.parametrize("zone", ["America/St_Johns", "Asia/Kathmandu"])
+def test_times_are_in_utc_whatever_the_sessions_zone(own_database: str, zone: str) -> None:
+    with psycopg.connect(own_database, autocommit=True) as owner:
+        owner.execute(
+            f"do $$ begin execute format('alter database %I set timezone to ''{zone}''', current_database()); end $$"
+        )
+        owner.execute(
+            "do $$ begin execute format('alter database %I set datestyle to ''German''', current_database()); end $$"
+        )
+
+    async def main() -> None:
+        async with Pool(own_database, size=1) as pool:
+            _, task = await Tasks(pool).create(User("alice"), title="x", description=None)
+            assert task.json.count(b"+00:00") == 2
+
+    run(main)

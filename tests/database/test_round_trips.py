@@ -1,0 +1,92 @@
+"""What a user waits for: one round trip to the database for each operation, two at most when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import pytest
+
+from conftest import Person, running
+from support.proxy import Proxy
+
+Make = Callable[..., Person]
+
+
+@pytest.fixture(scope="module")
+def proxy(database_url: str) -> Iterator[Proxy]:
+    with Proxy(database_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module", params=["true", "false"], ids=["prepared", "not-prepared"])
+def proxied_url(proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[str]:
+    with running(proxy.url, DATABASE_PREPARE=request.param, DATABASE_POOL_SIZE="1") as url:
+        yield url
+
+
+OPERATIONS = [
+    pytest.param("POST", "", {"title": "x"}, id="create"),
+    pytest.param("GET", "", None, id="list"),
+    pytest.param("GET", "?limit=1&completed=false&cursor={id}", None, id="list-filtered"),
+    pytest.param("GET", "/{id}", None, id="get"),
+    pytest.param("PUT", "/{id}", {"title": "y"}, id="replace"),
+    pytest.param("PATCH", "/{id}", {"title": "z"}, id="update"),
+    pytest.param("PATCH", "/{id}/complete", None, id="toggle"),
+    pytest.param("DELETE", "/{id}", None, id="delete"),
+]
+
+
+@pytest.mark.parametrize(("method", "suffix", "body"), OPERATIONS)
+@pytest.mark.parametrize(
+    "precondition", [{}, {"If-Match": '"1"', "If-None-Match": '"1"'}], ids=["plain", "conditional"]
+)
+def test_an_operation_takes_one_round_trip(
+    proxy: Proxy, proxied_url: str, person: Make, method: str, suffix: str, body: object, precondition: dict[str, str]
+) -> None:
+    somebody = person(url=proxied_url)
+    task = somebody.client.post(somebody.tasks, json={"title": "x"}).json()
+    before = proxy.syncs
+
+    response = somebody.client.request(method, somebody.tasks + suffix.format(**task), json=body, headers=precondition)
+
+    assert response.status_code < 400
+    assert proxy.syncs - before == 1
+
+
+def test_a_key_takes_no_further_round_trip(proxy: Proxy, proxied_url: str, person: Make) -> None:
+    somebody = person(url=proxied_url)
+    round_trips, statuses = [], []
+    for title in ("x", "x", "y"):
+        before = proxy.syncs
+        response = somebody.client.post(somebody.tasks, json={"title": title}, headers={"Idempotency-Key": "k"})
+        round_trips.append(proxy.syncs - before)
+        statuses.append(response.status_code)
+
+    assert (statuses, round_trips) == ([201, 201, 422], [1, 1, 1])
+
+
+@pytest.mark.parametrize(("method", "suffix", "body"), OPERATIONS[3:])
+@pytest.mark.parametrize(
+    ("task_id", "precondition", "status", "round_trips"),
+    [
+        pytest.param("{missing}", {}, 404, 1, id="missing"),
+        pytest.param("{missing}", {"If-Match": '"1"'}, 404, 2, id="missing-conditional"),
+        pytest.param("{id}", {"If-Match": '"7"'}, 412, 2, id="mismatch"),
+    ],
+)
+def test_a_failure_takes_two_at_most(
+    proxy: Proxy, proxied_url: str, person: Make, method: str, suffix: str, body: object,
+    task_id: str, precondition: dict[str, str], status: int, round_trips: int,
+) -> None:  # fmt: skip
+    if method == "GET":
+        status, round_trips = (404, 1) if status == 404 else (200, 1)
+    somebody = person(url=proxied_url)
+    task = somebody.client.post(somebody.tasks, json={"title": "x"}).json()
+    path = somebody.tasks + suffix.format(id=task_id.format(missing=uuid4(), **task))
+    before = proxy.syncs
+
+    response = somebody.client.request(method, path, json=body, headers=precondition)
+
+    assert response.status_code == status
+    assert proxy.syncs - before == round_trips

@@ -1,0 +1,221 @@
+"""`taskpact check` finds what is wrong, and says what helps."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from jwt.algorithms import OKPAlgorithm
+
+from app.cli import main
+from conftest import SECRET, new_database
+from db.embedded import embedded_server
+from db.schema.migrate import migrate
+
+pytestmark = pytest.mark.requirement("NF-03")
+
+KEY = json.loads(OKPAlgorithm.to_jwk(ed25519.Ed25519PrivateKey.generate().public_key())) | {"kid": "1", "alg": "EdDSA"}
+
+
+def check(database_url: str, **variables: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    """The exit code, and what was found of each thing, with its sentence."""
+    keys = {} if "JWT_JWKS_URL" in variables else {"JWT_SECRET": SECRET}
+    environment = {"DATABASE_URL": database_url, "COLUMNS": "1000", "JWT_SECRET": None} | keys | variables
+    result = CliRunner().invoke(main, ["check"], env=environment)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    return result.exit_code, {name: (found, detail) for name, found, detail in rows}
+
+
+@contextmanager
+def issuer(answer: bytes, ahead: timedelta = timedelta(), status: int = 200) -> Iterator[str]:
+    """A key set on loopback, whose clock is so far ahead."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(status)
+            self.send_header("Date", format_datetime(datetime.now(UTC) + ahead, usegmt=True))
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/jwks"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_nothing_is_found_where_nothing_is_wrong(database_url: str) -> None:
+    with issuer(json.dumps({"keys": [KEY]}).encode()) as url:
+        code, found = check(database_url, JWT_JWKS_URL=url)
+
+    assert code == 0, found
+    assert list(found) == [
+        "settings", "database", "role", "schema", "policies", "indexes", "connections",
+        "prepared statements", "keys", "clock",
+    ]  # fmt: skip
+    assert {state for state, _ in found.values()} == {"ok"}
+    assert found["keys"][1] == f"1 of the issuer's key set, {url}"
+
+
+@pytest.mark.parametrize(
+    ("url", "helps"),
+    [
+        pytest.param(
+            "postgresql://x@127.0.0.1:{free}/x", "no server listens there: start it, or correct", id="no-server"
+        ),
+        pytest.param("postgresql://x@does-not-exist.invalid/x", "correct the host in DATABASE_URL", id="no-host"),
+        pytest.param("postgresql://x@127.0.0.1:{deaf}/x?connect_timeout=2", "let the firewall pass it", id="no-answer"),
+    ],
+)
+def test_an_unreachable_database_is_found(url: str, helps: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        code, found = check(url.format(free=free.getsockname()[1], deaf=deaf.getsockname()[1]))
+
+    assert code == 1
+    assert found["database"][0] == "failed"
+    assert helps in found["database"][1]
+    assert "role" not in found
+
+
+def test_a_wrong_password_and_a_missing_database_are_found(tmp_path: Path) -> None:
+    with embedded_server(tmp_path) as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("create role somebody login password 'right'")
+            (path,) = connection.execute("show hba_file").fetchone() or ("",)
+            rules = Path(path).read_text()
+            Path(path).write_text(f"local all somebody scram-sha-256\n{rules}")
+            connection.execute("select pg_reload_conf()")
+        login = url.replace("user=postgres", "user=somebody")
+        _, wrong = check(f"{login}&password=wr0ng")
+        _, none = check(login)
+        _, missing = check(f"{login}&password=right".replace("///postgres?", "///elsewhere?"))
+
+    assert wrong["database"][1].endswith("the user or the password in DATABASE_URL is wrong")
+    assert none["database"][1].endswith("DATABASE_URL needs a password")
+    assert missing["database"][1].endswith('database "elsewhere" does not exist: create it, or correct DATABASE_URL')
+    assert "wr0ng" not in str(wrong)
+
+
+def migrated_and(statement: str) -> Callable[[str], None]:
+    def change(url: str) -> None:
+        migrate(url)
+        with psycopg.connect(url) as connection:
+            connection.execute(statement)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "helps"),
+    [
+        pytest.param(lambda url: migrate(url, "0001"), "schema", "run `taskpact migrate`", id="schema-behind"),
+        pytest.param(
+            migrated_and("alter table tasks no force row level security"),
+            "policies",
+            "enable and force it",
+            id="policies",
+        ),
+        pytest.param(
+            migrated_and("drop index tasks_id"),
+            "indexes",
+            "tasks_id is missing or invalid, so that tasks is searched row by row: run `drop index if exists tasks_id;"
+            " CREATE INDEX CONCURRENTLY tasks_id ON tasks USING hash (id)`",
+            id="no-index",
+        ),
+        pytest.param(
+            migrated_and(
+                "update pg_index set indisvalid = false where indexrelid = 'tasks_user_id_completed_id'::regclass"
+            ),
+            "indexes",
+            "CREATE INDEX CONCURRENTLY tasks_user_id_completed_id ON tasks (user_id, completed, id)`",
+            id="invalid-index",
+        ),
+    ],
+)
+def test_a_database_that_lacks_something_is_found(
+    cluster_url: str, change: Callable[[str], None], name: str, helps: str
+) -> None:
+    with new_database(cluster_url) as url:
+        change(url)
+        code, found = check(url)
+
+    assert code == 1
+    assert (found[name][0], helps in found[name][1]) == ("failed", True), found
+
+
+def test_what_mends_an_index_is_what_the_sentence_says(cluster_url: str) -> None:
+    with new_database(cluster_url) as url:
+        migrate(url)
+        with psycopg.connect(url, autocommit=True) as connection:
+            for index in ("tasks_id", "tasks_user_id_completed_id", "tasks_user_id_idempotency_key"):
+                connection.execute(f"drop index {index}")
+            for _ in range(3):
+                (commands,) = re.findall("`(.+)`", check(url)[1]["indexes"][1])
+                for command in commands.split(";"):
+                    connection.execute(command)
+
+        assert check(url)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("ahead_seconds", "state", "says"),
+    [
+        pytest.param(3600, "failed", "behind the issuer's, tokens end early or begin late: synchronise", id="ahead"),
+        pytest.param(-3600, "failed", "s ahead of the issuer's", id="behind"),
+        pytest.param(-2, "ok", "says the same", id="close"),
+    ],
+)
+def test_a_clock_that_differs_from_the_issuers_is_found(
+    database_url: str, ahead_seconds: int, state: str, says: str
+) -> None:
+    with issuer(json.dumps({"keys": [KEY]}).encode(), timedelta(seconds=ahead_seconds)) as url:
+        code, found = check(database_url, JWT_JWKS_URL=url)
+
+    assert (code, found["clock"][0]) == (state == "failed", state)
+    assert says in found["clock"][1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "says"),
+    [
+        pytest.param(b"{}", 200, "the answer is not a key set", id="no-key-set"),
+        pytest.param(b'{"keys": []}', 200, "no usable key", id="no-keys"),
+        pytest.param(b"", 404, "the issuer answered 404", id="not-found"),
+    ],
+)
+def test_a_key_set_that_is_none_is_found(database_url: str, answer: bytes, status: int, says: str) -> None:
+    with issuer(answer, status=status) as url:
+        code, found = check(database_url, JWT_JWKS_URL=url)
+
+    assert (code, found["keys"][0]) == (1, "failed")
+    assert says in found["keys"][1]
+    assert found["keys"][1].endswith("correct JWT_JWKS_URL, or start the issuer")
+
+
+def test_an_issuer_out_of_reach_is_found(database_url: str) -> None:
+    with issuer(b"") as url:
+        pass
+    code, found = check(database_url, JWT_JWKS_URL=url)
+
+    assert (code, found["keys"][0]) == (1, "failed")
+    assert "correct JWT_JWKS_URL, or start the issuer" in found["keys"][1]
