@@ -23,6 +23,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp
 
 import openapi
+from app import probes
 from app.http.admission import Admission
 from app.http.middleware import Cors, RequestLog, security_headers
 from app.observe.logs import configure_logs, request_logger
@@ -100,7 +101,7 @@ def create_app(settings: Settings) -> ASGIApp:
     ]
     connexion_app = ConnexionMiddleware(
         # A redirect to the path without its slash would go to whatever host the client names.
-        Router([*ROUTES, *contract_routes(CONTRACT)], redirect_slashes=False),
+        Router([*probes.ROUTES, *ROUTES, *contract_routes(CONTRACT)], redirect_slashes=False),
         lifespan=_lifespan(settings, metrics, tracing),
         middlewares=middlewares,
         swagger_ui_options=documentation,
