@@ -36,7 +36,8 @@ from db.wire.pool import Pool
 from handlers import problems
 from handlers.auth.keys import Keys, KeySet, SharedSecret
 from handlers.auth.tokens import Verifier
-from openapi.engine import ContractMiddleware
+from openapi.contract import ContractMiddleware
+from openapi.routing import RoutingMiddleware
 
 if TYPE_CHECKING:
     from app.observe.tracing import Tracing
@@ -93,6 +94,7 @@ def create_app(settings: Settings) -> ASGIApp:
     documentation = SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs")
     # From the outside in: what is not in the contract falls through to the pages.
     middlewares: list[Any] = [
+        partial(RoutingMiddleware, on_error=problems.answer),
         partial(ContractMiddleware, on_error=problems.answer, state_names=("tasks",)),
         partial(ExceptionMiddleware, handlers=dict.fromkeys(EXCEPTIONS, on_error)),
         WholeFiles,

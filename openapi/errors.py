@@ -16,12 +16,17 @@ An unknown path is left to the next application; a method that a path lacks is S
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from connexion.exceptions import ProblemException
+from connexion.lifecycle import ConnexionResponse
+from starlette.types import Scope
 
 TEXT_LIMIT_CHARACTERS = 1000
 """What a client sent may come back in an error, but not all of it."""
+
+OnError = Callable[[Scope, Exception], ConnexionResponse]
+"""Makes the answer to a request that failed."""
 
 
 class UnsupportedConstruct(Exception):

@@ -7,20 +7,19 @@ import re
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, cast
-from urllib.parse import unquote_to_bytes
 
 from connexion.exceptions import NonConformingResponse, OAuthProblem
 from connexion.lifecycle import ConnexionResponse
 from connexion.operations.abstract import AbstractOperation
 from connexion.utils import get_function_from_name
-from starlette.requests import HTTPConnection
-from starlette.types import Receive, Scope
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from openapi.bodies import RequestBody
-from openapi.errors import InvalidRequest, NotAcceptable, UnsupportedConstruct, pointer_token
+from openapi.errors import InvalidRequest, NotAcceptable, OnError, UnsupportedConstruct, pointer_token
 from openapi.negotiation import accepts
 from openapi.parameters import ABSENT, Parameter, read_query
-from openapi.responses import RawHeader, Response
+from openapi.responses import COMPRESSED_BYTES, RawHeader, Response, compress, encode_headers, send_response
 
 Authenticate = Callable[[str, HTTPConnection], Coroutine[Any, Any, Any]]
 
@@ -36,6 +35,7 @@ class Operation:
         self,
         operation: AbstractOperation,
         *,
+        on_error: OnError,
         state_names: Collection[str],
         body_limit_bytes: int,
         path_item: Mapping[str, Any] = MappingProxyType({}),
@@ -49,6 +49,7 @@ class Operation:
         specification: Mapping[str, Any] = operation._operation  # noqa: SLF001 - there is no public name for it
         pointer = f"/paths{pointer_token(operation.path)}/{operation.method}"
         self.operation_id: str = specification["operationId"]
+        self.on_error = on_error
         self.handler = operation.function
         self.authenticate = _authenticate(operation, pointer)
         for at, parent in ((pointer, specification), (pointer.rpartition("/")[0], path_item)):
@@ -110,8 +111,25 @@ class Operation:
         optional = {each.argument for each in read if not each.required and each.default is ABSENT}
         return optional | {"body"} if self.body and not self.body.required else optional
 
-    async def __call__(self, scope: Scope, receive: Receive, path_values: Mapping[str, str]) -> ConnexionResponse:
-        """Answers a request. Nothing of it but path and `Authorization` is looked at before its sender is known.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, whatever happens, unless its client has left.
+
+        It leaves the contract's `operationId` in `scope["state"]["operation_id"]`, for the log.
+        """
+        scope["state"]["operation_id"] = self.operation_id
+        try:
+            response = await self.answer(scope, receive)
+            headers = self.check(response)
+        except ClientDisconnect:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever happens, the request gets an answer
+            response, headers = self._failed(scope, error)
+        if len(response.body or b"") >= COMPRESSED_BYTES and self._may_compress(response.status_code):
+            compress(response, headers, scope)
+        await send_response(response, headers, scope["method"], send)
+
+    async def answer(self, scope: Scope, receive: Receive) -> ConnexionResponse:
+        """Calls the handler. Nothing but path and `Authorization` is looked at before the sender is known.
 
         Raises:
             OAuthProblem: there is no bearer token (401).
@@ -125,7 +143,6 @@ class Operation:
             headers[name] = headers[name] + b", " + value if name in headers else value
         arguments: dict[str, Any] = {}
         if self.authenticate:
-            scope["path_params"] = path_values
             user = await self.authenticate(_bearer_token(headers), HTTPConnection(scope))
             if user is None:
                 raise OAuthProblem(detail="The token is not valid.")
@@ -134,7 +151,7 @@ class Operation:
         accept = headers.get(b"accept", b"")
         if accept not in self.usual_accepts and self.media_types and not accepts(accept, self.media_types):
             raise NotAcceptable(self.media_types)
-        self._read_parameters(arguments, scope["query_string"], headers, path_values)
+        self._read_parameters(arguments, scope["query_string"], headers, scope["path_params"])
         if self.body:
             body = await self.body.read(headers, receive)
             if body is not ABSENT:
@@ -155,7 +172,15 @@ class Operation:
             raise NonConformingResponse(f"status {response.status_code} is not declared")
         return declared.check(response)
 
-    def may_compress(self, status: int) -> bool:
+    def _failed(self, scope: Scope, error: Exception) -> tuple[ConnexionResponse, list[RawHeader]]:
+        response = self.on_error(scope, error)
+        try:
+            return response, self.check(response)
+        except Exception as violation:  # noqa: BLE001 - the answer to an error must not break the contract either
+            response = self.on_error(scope, violation)
+            return response, encode_headers(response)
+
+    def _may_compress(self, status: int) -> bool:
         """Whether answers of this status may be sent in a content coding: the contract declares `Content-Encoding`."""
         declared = self.responses.get(str(status))
         return declared is not None and any(name == b"content-encoding" for _, name, _ in declared.headers)
@@ -192,11 +217,6 @@ def _responses(responses: Mapping[str, Any], pointer: str) -> Iterator[tuple[str
         if status in ("204", "304") and response.get("content"):
             raise UnsupportedConstruct(f"{at}/content", "content where HTTP has none")
         yield status, Response(response, at)
-
-
-def decode_segment(segment: str) -> str:
-    """A path segment without its percent-encoding (RFC 3986, section 2.1); what is not UTF-8 becomes no valid text."""
-    return unquote_to_bytes(segment).decode("utf-8", "surrogateescape") if "%" in segment else segment
 
 
 def _bearer_token(headers: Mapping[bytes, bytes]) -> str:

@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from db.wire.pool import Pool
 from handlers import problems
-from openapi.engine import encode_headers
+from openapi.responses import encode_headers
 
 logger = structlog.get_logger()
 

@@ -25,8 +25,9 @@ from connexion.middleware import ConnexionMiddleware
 from connexion.middleware.lifespan import LifespanMiddleware
 from starlette.exceptions import HTTPException
 
-from openapi.engine import BODY_LIMIT_BYTES, ContractMiddleware
+from openapi.contract import BODY_LIMIT_BYTES, ContractMiddleware
 from openapi.errors import ContentTooLarge, InvalidRequest, UnsupportedConstruct
+from openapi.routing import RoutingMiddleware
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"
@@ -95,6 +96,7 @@ class Service:
 
     def __post_init__(self) -> None:
         middlewares: list[Any] = [
+            partial(RoutingMiddleware, on_error=self.on_error),
             partial(ContractMiddleware, on_error=self.on_error, state_names=tuple(self.state)),
             LifespanMiddleware,
         ]
@@ -459,7 +461,7 @@ def test_a_second_contract_stops_the_start() -> None:
     """It would hide the first."""
     service = Service(with_response())
     app = ConnexionMiddleware(
-        _elsewhere, middlewares=[partial(ContractMiddleware, on_error=service.on_error)], resolver=lambda _: handle
+        _elsewhere, middlewares=[partial(RoutingMiddleware, on_error=service.on_error)], resolver=lambda _: handle
     )
     app.add_api(contract({"/a": {"get": operation()}}))
     app.add_api(contract({"/b": {"get": operation()}}, servers=[{"url": "/v2"}]))

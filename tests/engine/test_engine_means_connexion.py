@@ -34,8 +34,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.routing import compile_path
 
-from openapi.engine import BODY_LIMIT_BYTES
-from openapi.operations import Operation, decode_segment
+from openapi.contract import BODY_LIMIT_BYTES
+from openapi.operations import Operation
+from openapi.routing import decode_segment
 
 Place = Literal["query", "path", "header", "body", "response"]
 Schema = dict[str, Any]
@@ -154,7 +155,10 @@ class Pair:
         self.response = ConnexionResponse(204)
         self.operation = connexion_operation(case, self._handler(case))
         self.engine = Operation(
-            connexion_operation(case, self._handler(case)), state_names=(), body_limit_bytes=BODY_LIMIT_BYTES
+            connexion_operation(case, self._handler(case)),
+            on_error=_unexpected,
+            state_names=(),
+            body_limit_bytes=BODY_LIMIT_BYTES,
         )
         RoutingMiddleware(_discard)  # It registers Connexion's own convertors of numbers in paths.
         path = starlettify_path(self.operation.path, self.operation.get_path_parameter_types())
@@ -229,7 +233,7 @@ class Pair:
                 return Accepted.of({})
             self.got = {}
             path_values = {"p": decode_segment(case.sent[0].decode())} if case.place == "path" else {}
-            run(self.engine(self._scope(case), self._messages(case), path_values))
+            run(self.engine.answer(self._scope(case) | {"path_params": path_values}, self._messages(case)))
         except ProblemException:
             return REFUSED
         return Accepted.of(self.got)
@@ -257,6 +261,10 @@ class Pair:
 
 async def _discard(_message: Any) -> None:
     return None
+
+
+def _unexpected(_scope: Any, error: Exception) -> ConnexionResponse:
+    raise error
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,7 @@
 """Writes docs/traceability.md: each requirement, its operations, and its tests with their last results.
 
     python tests/support/traceability.py   a second, after any edit of a test, the contract or REQUIREMENTS.md
-    tox run -e matrix                      runs first what did not wholly pass here; `-- --run all`: every test that is listed
+    tox run -e matrix                      runs first what did not wholly pass here; `-- --run all`: every listed test
 
 Numbers and lines are read from the sources. Results come from wherever tests run: pytest, in whichever environment,
 leaves them in .traceability.json, so that nothing runs twice to be counted. What never ran here keeps the result that
@@ -34,7 +34,10 @@ ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "REQUIREMENTS.md"
 CONTRACT = ROOT / "openapi" / "openapi.yaml"
 MATRIX = ROOT / "docs" / "traceability.md"
-STALE = "docs/traceability.md is stale: run python tests/support/traceability.py or, where results differ, tox run -e matrix"
+STALE = (
+    "docs/traceability.md is stale: run python tests/support/traceability.py"
+    " or, where results differ, tox run -e matrix"
+)
 
 PYTEST = Path(sys.executable).with_name("pytest")
 
