@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from conftest import make_token
+from support.people import make_token
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

@@ -12,9 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import CONTRACT, new_database, running
 from db.schema.migrate import migrate
+from support.database import new_database
+from support.paths import CONTRACT
 from support.programs import node_modules
+from support.service import running
 
 HERE = Path(__file__).parent
 COMMANDS = Path(sys.executable).parent

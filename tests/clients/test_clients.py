@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from conftest import make_token
+from support.people import make_token
 
 pytestmark = pytest.mark.clients
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-HERE = Path(__file__).parent
-README = HERE.parents[1] / "README.md"
+from support.paths import ROOT
+
+HERE = ROOT / "tests" / "clients"
+README = ROOT / "README.md"
 
 
 @pytest.mark.parametrize(("name", "language"), [("example.py", "python"), ("example.ts", "ts")])

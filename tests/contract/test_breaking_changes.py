@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import CONTRACT
 from contract.compatibility import Level, changes, objections, version
+from support.paths import CONTRACT
 
 RELEASES = sorted(
     (CONTRACT.parent / "released").glob("*.yaml"), key=lambda path: [int(part) for part in path.stem.split(".")]

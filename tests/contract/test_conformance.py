@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CONTRACT, make_token
+from support.paths import CONTRACT
+from support.people import make_token
 
 SECONDS = 600
 

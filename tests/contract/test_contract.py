@@ -14,9 +14,9 @@ import yaml
 from connexion.utils import get_function_from_name
 from openapi_spec_validator import validate
 
-from conftest import CONTRACT
 from handlers.problems import PROBLEMS, TYPE_PREFIX
 from openapi.schemas import compile_schema
+from support.paths import CONTRACT
 
 SPECIFICATION = yaml.safe_load(CONTRACT.read_text())
 COMPONENTS = SPECIFICATION["components"]

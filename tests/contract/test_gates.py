@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import CONTRACT
+from support.paths import CONTRACT
 
 pytestmark = pytest.mark.contract
 

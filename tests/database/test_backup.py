@@ -12,11 +12,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from conftest import new_database
-from database.test_roles import as_url, assert_keeps_users_apart, cluster, new_owner, new_role
 from db.schema.checks import check_database
 from db.schema.migrate import migrate
 from db.statements import API_ROLE
+from support.database import execute, new_database, new_owner, new_role, with_role
+from support.service import assert_keeps_users_apart
 
 with warnings.catch_warnings(action="ignore"):
     # Without a log-in session it warns that it keeps its lock file elsewhere.
@@ -37,14 +37,14 @@ def database(cluster_url: str, database_url: str) -> Iterator[tuple[str, str]]:
     """A database with two users' tasks: its superuser's URL, and its owner's, whom policies bind as they bind all."""
     del database_url  # With it the role was made.
     with new_owner(cluster_url) as owner, new_database(cluster_url, owner=owner) as url:
-        cluster(cluster_url, f"grant {API_ROLE} to {{}}", owner)
-        migrate(as_url(url, owner))
+        execute(cluster_url, f"grant {API_ROLE} to {{}}", owner)
+        migrate(with_role(url, owner))
         with psycopg.connect(url) as connection:
             connection.execute("insert into users (id) values ('alice'), ('bob')")
             connection.execute(
                 "insert into tasks (user_id, id, title) select id, gen_random_uuid(), 'of ' || id from users"
             )
-        yield url, as_url(url, owner)
+        yield url, with_role(url, owner)
 
 
 def run(program: str, url: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -83,16 +83,18 @@ def test_a_role_that_bypasses_policies_dumps_all_and_what_is_restored_serves(
         new_role(cluster_url) as owner,
         new_database(cluster_url, owner=owner) as copy,
     ):
-        dump = run("pg_dump", as_url(url, backup), "--format=custom", f"--file={file}")
-        restore = run("pg_restore", as_url(copy, owner), "--no-owner", "--exit-on-error", "--single-transaction", file)
+        dump = run("pg_dump", with_role(url, backup), "--format=custom", f"--file={file}")
+        restore = run(
+            "pg_restore", with_role(copy, owner), "--no-owner", "--exit-on-error", "--single-transaction", file
+        )
 
         assert (dump.returncode, dump.stderr) == (0, "")
         assert (restore.returncode, restore.stderr) == (0, "")
         with psycopg.connect(url) as source, psycopg.connect(copy) as target:
             assert target.execute(ROWS).fetchall() == source.execute(ROWS).fetchall()
             assert target.execute("select count(*) from tasks").fetchone() == (2,)
-        cluster(cluster_url, f"grant {API_ROLE} to {{}}", owner)
-        assert [check.detail for check in check_database(as_url(copy, owner)) if not check.passed] == []
+        execute(cluster_url, f"grant {API_ROLE} to {{}}", owner)
+        assert [check.detail for check in check_database(with_role(copy, owner)) if not check.passed] == []
         with psycopg.connect(copy) as target:
             target.execute("delete from users")
-        assert_keeps_users_apart(as_url(copy, owner))
+        assert_keeps_users_apart(with_role(copy, owner))

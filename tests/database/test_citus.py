@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from conftest import SECRET, new_database
 from db.embedded import embedded_server
 from db.schema.checks import inspect_database
 from db.schema.migrate import migrate
@@ -22,6 +21,8 @@ from db.statements import Statement
 from db.tasks import Tasks, User
 from db.wire.pool import Pool
 from support import citus_stub
+from support.database import fetch, new_database
+from support.people import SECRET
 
 pytestmark = pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="the stub needs the embedded server")
 
@@ -58,11 +59,6 @@ def plain_url(stub_cluster_url: str) -> Iterator[str]:
 def citus_url(plain_url: str) -> str:
     citus_stub.create(plain_url)
     return plain_url
-
-
-def fetch(url: str, query: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(url) as connection:
-        return connection.execute(query).fetchall()
 
 
 def fill(url: str) -> None:

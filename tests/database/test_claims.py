@@ -16,12 +16,12 @@ from psycopg import errors, pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
-from conftest import new_database
 from db.schema.migrate import migrate
 from db.statements import SESSION_CLAIMS, Statement
 from db.tasks import Tasks, User
 from db.wire.connection import Connection
 from db.wire.pool import Pool
+from support.database import new_database
 
 WAYS = ["session", "set_config", "set_local"]
 

@@ -15,12 +15,12 @@ import pytest
 import uvloop
 from psycopg import errors
 
-from conftest import new_database
 from db.schema.migrate import migrate
 from db.statements import Statement
 from db.tasks import Tasks, User
 from db.wire.connection import Connection
 from db.wire.pool import DatabaseUnavailable, OutcomeUnknown, Pool, WritesUnavailable
+from support.database import new_database
 from support.proxy import Proxy
 
 WHO = Statement(b"who", b"select current_user, current_setting('taskpact.user_id'), current_setting('TimeZone')", ())

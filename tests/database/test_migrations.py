@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from uuid import uuid4
 
 import psycopg
@@ -15,27 +14,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg import errors
 
-from conftest import new_database
 from db.models import BLANKS, Base
 from db.schema.checks import check_database
 from db.schema.engine import create_engine
 from db.schema.migrate import migrate
 from db.schema.version import head
-
-DEFINITIONS = {
-    "columns": """
-        select table_name, column_name, data_type, domain_name, is_nullable, column_default
-        from information_schema.columns where table_schema = 'public' and table_name <> 'alembic_version' order by 1, 2
-    """,
-    "constraints": """
-        select conrelid::regclass::text, contypid::regtype::text, conname, pg_get_constraintdef(oid) from pg_constraint
-        where connamespace = 'public'::regnamespace and conrelid is distinct from to_regclass('alembic_version')
-        order by 1, 2, 3
-    """,
-    "indexes": """
-        select indexdef from pg_indexes where schemaname = 'public' and tablename <> 'alembic_version' order by 1
-    """,
-}
+from support.database import DEFINITIONS, fetch
 
 EVERYTHING = """
     select 'relation', relname from pg_class where relnamespace = 'public'::regnamespace
@@ -46,18 +30,6 @@ EVERYTHING = """
 """
 
 MIGRATE = "import sys; from db.schema.migrate import migrate; migrate(sys.argv[1])"
-
-
-def fetch(url: str, query: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(url) as connection:
-        return connection.execute(query).fetchall()
-
-
-@pytest.fixture
-def empty_url(cluster_url: str) -> Iterator[str]:
-    """An empty database."""
-    with new_database(cluster_url) as url:
-        yield url
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from conftest import new_database
 from db import statements
 from db.schema.migrate import migrate
 from db.statements import Statement
+from support.database import new_database
 
 USERS = 500
 OWNERS = {"many-owners": USERS, "few-owners": 2}

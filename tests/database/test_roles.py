@@ -7,61 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
-import httpx
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
-from psycopg import errors, sql
+from psycopg import errors
 from sqlalchemy import Connection, text
 from starlette.types import Message
 
 from app.application import StartRefused, create_app
 from app.cli import main
 from app.settings import read_settings
-from conftest import SECRET, make_token, new_database, running
 from db.schema.checks import OWNER_COLUMNS, check_database, examine
 from db.schema.engine import create_engine
 from db.schema.migrate import migrate
 from db.statements import API_ROLE
-
-OWNERS = {
-    "superuser": ("login superuser", False),
-    "like-Neons": ("login nosuperuser createrole createdb bypassrls", True),
-    "member-of-one-that-bypasses": ("login nosuperuser createrole createdb", True),
-}
-"""The attributes of a role that may own a database, and whether it is a member of one that bypasses policies."""
-
-
-def cluster(url: str, statement: str, *names: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
-
-
-def as_url(url: str, role: str) -> str:
-    """The same URL, for another role, in the form that the service takes."""
-    parameters = psycopg.conninfo.conninfo_to_dict(url)
-    address = f"host={str(parameters['host']).replace('/', '%2F')}&port={parameters['port']}&user={role}"
-    return f"postgresql:///{parameters['dbname']}?{address}"
-
-
-@contextmanager
-def new_role(cluster_url: str, attributes: str = "login") -> Iterator[str]:
-    """A role, dropped afterwards."""
-    name = f"taskpact_test_{uuid4().hex}"
-    cluster(cluster_url, f"create role {{}} {attributes}", name)
-    try:
-        yield name
-    finally:
-        cluster(cluster_url, "drop role {}", name)
-
-
-@contextmanager
-def new_owner(cluster_url: str, kind: str = "member-of-one-that-bypasses") -> Iterator[str]:
-    attributes, is_member = OWNERS[kind]
-    with new_role(cluster_url, "nologin bypassrls") as powerful, new_role(cluster_url, attributes) as name:
-        if is_member:
-            cluster(cluster_url, "grant {} to {}", powerful, name)
-        yield name
+from support.database import OWNERS, execute, new_database, new_owner, new_role, with_role
+from support.people import SECRET
+from support.service import assert_keeps_users_apart
 
 
 @contextmanager
@@ -71,19 +33,19 @@ def without_role(cluster_url: str) -> Iterator[None]:
     with psycopg.connect(cluster_url, autocommit=True) as connection:
         exists = connection.execute("select from pg_roles where rolname = %s", [API_ROLE]).fetchone() is not None
     if exists:
-        cluster(cluster_url, "alter role {} rename to {}", API_ROLE, aside)
+        execute(cluster_url, "alter role {} rename to {}", API_ROLE, aside)
     try:
         yield
     finally:
         if exists:
-            cluster(cluster_url, "drop role if exists {}", API_ROLE)
-            cluster(cluster_url, "alter role {} rename to {}", aside, API_ROLE)
+            execute(cluster_url, "drop role if exists {}", API_ROLE)
+            execute(cluster_url, "alter role {} rename to {}", aside, API_ROLE)
 
 
 @contextmanager
 def owned_database(cluster_url: str, owner: str) -> Iterator[str]:
     with new_database(cluster_url, owner=owner) as url:
-        yield as_url(url, owner)
+        yield with_role(url, owner)
 
 
 def command(url: str, name: str) -> Result:
@@ -104,17 +66,6 @@ async def start(url: str) -> Message:
     with suppress(StartRefused):
         await create_app(settings)({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
     return answers[0]
-
-
-def assert_keeps_users_apart(url: str) -> None:
-    """Two users' tasks are made and read over the service, each only by its own."""
-    with running(url) as service_url:
-        for user in ("alice", "bob"):
-            headers = {"Authorization": f"Bearer {make_token(user)}"}
-            made = httpx.post(f"{service_url}/api/{user}/tasks", json={"title": user}, headers=headers)
-            assert made.status_code == 201, made.text
-            listed = httpx.get(f"{service_url}/api/{user}/tasks", headers=headers).json()
-            assert [task["title"] for task in listed["items"]] == [user]
 
 
 @pytest.mark.requirement("SR-08", "DR-04", "FR-15")
@@ -139,8 +90,8 @@ def test_the_service_runs_as_a_log_in_that_was_granted_nothing_but_the_role(clus
         new_database(cluster_url) as owner_url,
     ):
         migrate(owner_url)
-        cluster(cluster_url, "grant {} to {}", API_ROLE, login)
-        url = as_url(owner_url, login)
+        execute(cluster_url, "grant {} to {}", API_ROLE, login)
+        url = with_role(owner_url, login)
 
         assert [check.detail for check in check_database(url) if not check.passed] == []
         assert_keeps_users_apart(url)
@@ -149,7 +100,7 @@ def test_the_service_runs_as_a_log_in_that_was_granted_nothing_but_the_role(clus
 @pytest.mark.requirement("SR-08")
 def test_a_log_in_that_does_not_own_the_database_cannot_migrate_it(cluster_url: str) -> None:
     with new_role(cluster_url) as login, new_database(cluster_url) as owner_url:
-        result = command(as_url(owner_url, login), "migrate")
+        result = command(with_role(owner_url, login), "migrate")
 
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "Error: the database refused: permission denied for schema public\n"
@@ -160,7 +111,7 @@ def test_a_log_in_without_the_role_is_told_what_to_grant(cluster_url: str) -> No
     with new_role(cluster_url) as login, new_database(cluster_url) as owner_url:
         migrate(owner_url)
 
-        failed = check_database(as_url(owner_url, login))[-1]
+        failed = check_database(with_role(owner_url, login))[-1]
 
     assert (failed.name, failed.passed) == ("role", False)
     assert f"`grant taskpact_api to {login}`" in failed.detail
@@ -205,7 +156,7 @@ def test_a_second_owner_works_once_it_was_granted_the_role_and_is_told_so_before
                 "Error: the database refused: the role taskpact_api was made by somebody else,"
                 f" who must run: grant taskpact_api to {second_owner}\n"
             )
-            cluster(first, f"grant {API_ROLE} to {second_owner}")
+            execute(first, f"grant {API_ROLE} to {second_owner}")
             migrate(second)
 
         assert all(check.passed for check in check_database(second))
@@ -228,8 +179,8 @@ def test_an_owner_who_may_not_make_roles_is_told_what_to_ask_for(cluster_url: st
             "Error: the database refused: whoever may make roles must run:"
             f" create role taskpact_api; grant taskpact_api to {owner}\n"
         )
-        cluster(cluster_url, "create role {}", API_ROLE)
-        cluster(cluster_url, "grant {} to {}", API_ROLE, owner)
+        execute(cluster_url, "create role {}", API_ROLE)
+        execute(cluster_url, "grant {} to {}", API_ROLE, owner)
         migrate(url)
         assert all(check.passed for check in check_database(url))
         migrate(url, "base")
@@ -332,7 +283,7 @@ def test_a_policy_for_others_is_none_of_the_services_business(connection: Connec
 def test_the_service_does_not_start_on_such_a_database(cluster_url: str, breakage: str, message: str) -> None:
     with new_database(cluster_url) as url:
         migrate(url)
-        cluster(url, breakage)
+        execute(url, breakage)
 
         served = command(url, "serve")
         started = asyncio.run(start(url))

@@ -7,8 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from conftest import Person, running
+from support.people import Person
 from support.proxy import Proxy
+from support.service import running
 
 Make = Callable[..., Person]
 

@@ -19,14 +19,15 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from conftest import SECRET, free_port, is_ready, make_token, new_database, running
-from database.test_migrations import DEFINITIONS, fetch
 from db.schema import migrate as schema_migrate
 from db.schema.checks import check_database
 from db.schema.migrate import LOCK_SECONDS, logger, migrate
 from db.schema.version import VERSIONS, head
+from support.database import DEFINITIONS, fetch
+from support.paths import ROOT
+from support.people import SECRET, make_token
+from support.service import free_port, is_ready, running
 
-ROOT = Path(__file__).parents[2]
 FIRST = "0001"
 LOAD_SECONDS = 1.5
 
@@ -49,13 +50,6 @@ GRANTS = """
 FILES = """
     select relname, pg_relation_filenode(oid) from pg_class where oid in ('users'::regclass, 'tasks'::regclass)
 """
-
-
-@pytest.fixture
-def empty_url(cluster_url: str) -> Iterator[str]:
-    """An empty database."""
-    with new_database(cluster_url) as url:
-        yield url
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from conftest import new_database
 from db.schema.migrate import migrate
 from faults.ledger import COLUMNS, REPORT
 from faults.postgres import Postgres
+from support.database import new_database
 
 
 @pytest.fixture(scope="session")

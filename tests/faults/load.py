@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from conftest import make_token
 from faults.ledger import Fate, Ledger, State
 from handlers.problems import TYPE_PREFIX
+from support.people import make_token
 
 PATIENCE_SECONDS = 10.0
 """How long people wait for an answer."""

@@ -20,8 +20,9 @@ import psutil
 import psycopg
 import pytest
 
-from conftest import free_port, with_database
 from support import citus_stub
+from support.database import with_database
+from support.service import free_port
 
 with warnings.catch_warnings(action="ignore"):
     # Without a log-in session it warns that it keeps its lock file elsewhere.

@@ -20,7 +20,6 @@ import psycopg
 import pytest
 import uvloop
 
-from conftest import new_database, running_process, serving, with_database
 from db.schema.migrate import migrate
 from db.statements import Statement
 from db.wire.connection import GRACE_SECONDS
@@ -28,7 +27,9 @@ from db.wire.pool import Pool
 from faults.ledger import Ledger, settle
 from faults.load import load
 from faults.postgres import Postgres, small_disk
+from support.database import new_database, with_database
 from support.proxy import Proxy
+from support.service import running_process, serving
 
 pytestmark = pytest.mark.faults
 

@@ -15,9 +15,10 @@ import pytest
 import uvloop
 
 from app.http.protocol import BODY_SECONDS, HEAD_SECONDS
-from conftest import Service, make_token, serving
 from faults.ledger import Ledger, settle
 from faults.load import load
+from support.people import make_token
+from support.service import Service, serving
 
 pytestmark = pytest.mark.faults
 

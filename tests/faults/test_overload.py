@@ -16,10 +16,11 @@ import psutil
 import pytest
 import uvloop
 
-from conftest import Service, make_token, serving
 from faults.crowd import Crowd, Outcome, percentile, task_of
 from faults.ledger import Fate, Ledger, State, settle
+from support.people import make_token
 from support.proxy import Proxy
+from support.service import Service, serving
 
 pytestmark = pytest.mark.faults
 

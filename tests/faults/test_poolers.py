@@ -16,10 +16,10 @@ import pytest
 import uvloop
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from conftest import free_port, running_process
 from db.schema.checks import inspect_database
 from faults.ledger import Ledger, settle
 from faults.load import load
+from support.service import free_port, running_process
 
 pytestmark = pytest.mark.faults
 

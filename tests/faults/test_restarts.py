@@ -16,9 +16,9 @@ import psutil
 import pytest
 import uvloop
 
-from conftest import Service, free_port, is_ready, serving
 from faults.ledger import Ledger, settle
 from faults.load import load
+from support.service import Service, free_port, is_ready, serving
 
 pytestmark = pytest.mark.faults
 

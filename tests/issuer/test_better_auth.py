@@ -9,8 +9,8 @@ import jwt
 import psycopg
 import pytest
 
-from conftest import running
-from issuer.conftest import Issuer, Session
+from issuer.better_auth import Issuer, Session
+from support.service import running
 
 pytestmark = pytest.mark.issuer
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-HERE = Path(__file__).parent
-README = HERE.parents[1] / "README.md"
+from support.paths import ROOT
+
+HERE = ROOT / "tests" / "issuer"
+README = ROOT / "README.md"
 
 
 @pytest.mark.requirement("FR-02", "NF-03")

@@ -16,8 +16,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from conftest import running
-from issuer.conftest import Issuer, Session
+from issuer.better_auth import Issuer, Session
+from support.service import running
 
 pytestmark = pytest.mark.issuer
 

@@ -8,8 +8,8 @@ import httpx
 import psycopg
 import pytest
 
-from conftest import running
-from issuer.conftest import BETTER_AUTH_SECRET
+from issuer.better_auth import BETTER_AUTH_SECRET
+from support.service import running
 
 pytestmark = pytest.mark.issuer
 

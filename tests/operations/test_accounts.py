@@ -16,8 +16,9 @@ import httpx
 import psycopg
 import pytest
 
-from conftest import Person, make_token, running
+from support.people import Person, make_token
 from support.proxy import Proxy
+from support.service import running
 
 Make = Callable[..., Person]
 

@@ -12,7 +12,9 @@ import httpx
 import pytest
 import yaml
 
-from conftest import CONTRACT, Person, running
+from support.paths import CONTRACT
+from support.people import Person
+from support.service import running
 
 PATHS = yaml.safe_load(CONTRACT.read_text())["paths"]
 METHODS = {"get", "put", "post", "patch", "delete"}

@@ -13,8 +13,9 @@ import httpx
 import psycopg
 import pytest
 
-from conftest import Person, make_token, running
+from support.people import Person, make_token
 from support.proxy import Proxy
+from support.service import running
 
 BODY = {"title": "Buy oat milk", "description": "two litres"}
 AT_ONCE = 20

@@ -15,11 +15,14 @@ import psycopg
 import pytest
 import yaml
 
-from conftest import CONTRACT, Person, make_token, new_database, running, running_process
 from db.schema.migrate import migrate
 from db.schema.version import head
 from handlers.problems import TYPE_PREFIX
 from openapi.schemas import compile_schema
+from support.database import new_database
+from support.paths import CONTRACT
+from support.people import Person, make_token
+from support.service import running, running_process
 
 JSON = {"Content-Type": "application/json"}
 SCHEMAS = yaml.safe_load(CONTRACT.read_text())["components"]["schemas"]

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from conftest import Person
+from support.people import Person
 
 UUID_VERSION = 7
 

@@ -38,9 +38,10 @@ from msgspec.structs import asdict
 from structlog.testing import LogCapture
 
 from app import application
-from conftest import SECRET, Person, make_token, running, running_process
 from handlers import problems
 from handlers.auth import keys
+from support.people import SECRET, Person, make_token
+from support.service import running, running_process
 
 OPERATIONS = {
     "list_tasks": ("GET", "", None),

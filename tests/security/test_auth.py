@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import SECRET, make_token, running, running_process
+from support.people import SECRET, make_token
+from support.service import running, running_process
 
 OPERATIONS: dict[str, tuple[str, object]] = {"list_tasks": ("GET", None), "create_task": ("POST", {"title": "x"})}
 """Those that need no task; the attacks in test_attacks.py are tried on all."""

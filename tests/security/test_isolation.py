@@ -14,12 +14,13 @@ import pytest
 from psycopg import errors, sql
 
 import db.tasks
-from conftest import Person, new_database
 from db import statements
 from db.schema.migrate import migrate
 from db.statements import Statement
 from db.tasks import TaskNotFound, Tasks, User
 from db.wire.pool import Pool
+from support.database import new_database
+from support.people import Person
 
 OPERATIONS = [
     pytest.param("GET", "", None, id="list"),

@@ -24,10 +24,10 @@ from jwt.algorithms import get_default_algorithms
 from structlog.testing import LogCapture
 
 from app.settings import SettingsError, read_settings
-from conftest import running
 from handlers.auth import keys
 from handlers.auth.keys import KeySet, KeysUnavailable, KeyUnknown, SharedSecret
 from handlers.auth.tokens import TokenInvalid, Verifier
+from support.service import running
 
 pytestmark = pytest.mark.requirement("FR-02")
 

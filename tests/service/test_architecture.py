@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from handlers import tasks
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "app": {"app", "openapi", "handlers", "db"},
     "handlers": {"handlers", "db"},

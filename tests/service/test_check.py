@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from jwt.algorithms import OKPAlgorithm
 
 from app.cli import main
-from conftest import SECRET, new_database
 from db.embedded import embedded_server
 from db.schema.migrate import migrate
+from support.database import new_database
+from support.people import SECRET
 
 pytestmark = pytest.mark.requirement("NF-03")
 

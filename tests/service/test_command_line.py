@@ -24,10 +24,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from conftest import SECRET, make_token, new_database
 from db.schema.engine import create_engine
 from db.schema.migrate import migrate
 from db.schema.version import head
+from support.database import new_database
+from support.people import SECRET, make_token
 
 TASKPACT = Path(sys.executable).with_name("taskpact")
 WAIT_SECONDS = 30

@@ -23,8 +23,10 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.cli import main
-from conftest import SECRET, free_port, make_token, new_database, running_process
 from db.schema.migrate import migrate
+from support.database import new_database
+from support.people import SECRET, make_token
+from support.service import free_port, running_process
 
 WAIT_SECONDS = 20
 POOL_SIZE = 4

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from app.observe.metrics import COUNTERS, GAUGES
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
 METRICS = {
     "taskpact_request_duration_seconds",

@@ -13,7 +13,8 @@ from hashlib import sha256
 import httpx
 import pytest
 
-from conftest import Person, make_token, running
+from support.people import Person, make_token
+from support.service import running
 
 
 @pytest.mark.requirement("SC-01")

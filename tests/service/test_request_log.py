@@ -11,8 +11,9 @@ from uuid import UUID
 import httpx
 import pytest
 
-from conftest import Person, make_token, running_process
 from handlers.problems import TYPE_PREFIX
+from support.people import Person, make_token
+from support.service import running_process
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

@@ -17,8 +17,9 @@ import psycopg
 import pytest
 
 from app.http import protocol, workers
-from conftest import make_token, running
 from handlers.problems import TYPE_PREFIX
+from support.people import make_token
+from support.service import running
 
 MEBIBYTE = 1_048_576
 

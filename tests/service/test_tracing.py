@@ -23,8 +23,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import TracerProvider
 
 from app.observe.tracing import TRACE_CONTEXT, DrawnIds, Sample
-from conftest import SECRET, free_port, make_token, new_database, running_process
 from db.schema.migrate import migrate
+from support.database import new_database
+from support.people import SECRET, make_token
+from support.service import free_port, running_process
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER_ID = "00f067aa0ba902b7"
