@@ -17,7 +17,6 @@ from tempfile import NamedTemporaryFile
 import click
 import httpx
 import jwt
-import uvicorn
 from sqlalchemy.exc import DBAPIError
 
 from app.observe.logs import configure_logs
@@ -160,28 +159,11 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _run(settings: Settings, port: int) -> None:
-    from app.http import workers  # noqa: PLC0415 - as above
-    from app.http.protocol import Protocol  # noqa: PLC0415
+    from app.http.server import server_config  # noqa: PLC0415 - as above
+    from app.http.workers import serve  # noqa: PLC0415
 
-    config = uvicorn.Config(
-        "app.application:from_environment",
-        factory=True,
-        host=settings.host,
-        port=port,
-        workers=settings.workers,
-        loop="uvloop",
-        http=Protocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=workers.BACKLOG,
-        timeout_keep_alive=settings.keep_alive_seconds,
-        timeout_graceful_shutdown=workers.SHUTDOWN_SECONDS,
-    )
-    workers.serve(config, drain_seconds=settings.drain_seconds)
+    config = server_config(settings, "app.application:from_environment", port=port)
+    serve(config, drain_seconds=settings.drain_seconds)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One process that serves: uvicorn's server, which drains before it ends."""
+"""One process that serves: uvicorn's server, configured, which drains before it ends."""
 
 from __future__ import annotations
 
@@ -8,17 +8,54 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Final
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 
 from app.http.protocol import Protocol
+from app.settings import Settings
+
+BACKLOG: Final = 4096
+SHUTDOWN_SECONDS: Final = 10
+"""How long requests may take that are under way when the server ends."""
+
+
+def server_config(settings: Settings, app: ASGIApp | str, *, port: int) -> uvicorn.Config:
+    """How uvicorn serves an application, or what the factory of this name makes."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        host=settings.host,
+        port=port,
+        workers=settings.workers,
+        loop="uvloop",
+        http=Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        # A pipelined request begins where the one before ends, and must not find itself in that one's trace.
+        reset_contextvars=True,
+    )
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which says for a while that it is about to end, and serves on, before it does."""
+    """uvicorn's server. Before it ends, it serves on for a while and says that it is about to end.
 
-    def __init__(self, config: uvicorn.Config, *, drain_seconds: float, on_started: Callable[[], None]) -> None:
+    `lifespan.state["is_ending"]` says so to `/readyz`, which answers 503, and to `Protocol`, which closes each
+    connection after its next answer.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, *, drain_seconds: float = 0, on_started: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(config)
         self.drain_seconds = drain_seconds
         self.on_started = on_started
@@ -31,9 +68,9 @@ class Server(uvicorn.Server):
         self.lifespan.state["is_ending"] = True
         await asyncio.sleep(self.drain_seconds)
         # Connections that are made already would be reset with the listener, and perhaps a request on them.
-        accepted = [one for server in self.servers for listener in server.sockets for one in _accept_all(listener)]
-        for server in self.servers:
-            server.close()
+        accepted = [one for listening in self.servers for it in listening.sockets for one in _accept_all(it)]
+        for listening in self.servers:
+            listening.close()
         for one in accepted:
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, one)
         await super().shutdown(sockets)

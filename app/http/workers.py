@@ -18,14 +18,12 @@ import structlog
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from app.http.server import Server, run
+from app.http.server import SHUTDOWN_SECONDS, Server, run
 
 logger = structlog.get_logger()
 
-BACKLOG: Final = 4096
-SHUTDOWN_SECONDS: Final = 10
 LEAVE_SECONDS: Final = 2
-"""How long a worker may take to end after that."""
+"""How long a worker may take to end after SHUTDOWN_SECONDS."""
 
 RESTART_SECONDS: Final = 1.0
 
@@ -39,7 +37,7 @@ def serve(config: uvicorn.Config, *, drain_seconds: float) -> None:
     if config.workers > 1:
         _supervise(config, drain_seconds)
     else:
-        run(Server(config, drain_seconds=drain_seconds, on_started=lambda: None))
+        run(Server(config, drain_seconds=drain_seconds))
 
 
 def _work(config: uvicorn.Config, drain_seconds: float, listener: socket.socket, has_started: Any) -> None:

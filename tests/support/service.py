@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import uvicorn
 
 from app.application import create_app
-from app.http.protocol import Protocol
+from app.http.server import Server, server_config
 from app.observe.logs import configure_logs
 from app.settings import read_settings
 from support.people import SECRET, make_token
@@ -32,17 +31,7 @@ def running(database_url: str, **variables: str) -> Iterator[str]:
     settings = read_settings({"DATABASE_URL": database_url, "LOG_LEVEL": "error"} | keys | variables)
     configure_logs(settings.log_level, settings.log_format)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(settings),
-                loop="uvloop",
-                http=Protocol,
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                timeout_keep_alive=settings.keep_alive_seconds,
-            )
-        )
+        server = Server(server_config(settings, create_app(settings), port=0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + START_SECONDS
