@@ -14,7 +14,7 @@ import psutil
 import pytest
 import uvloop
 
-from app.http.protocol import BODY_SECONDS, HEAD_SECONDS
+from app.http.protocol import TIMEOUT_SECONDS, Phase
 from faults.ledger import Ledger, settle
 from faults.load import load
 from support.people import make_token
@@ -28,9 +28,9 @@ LATE_SECONDS = 5
 """What looking once a second, and a busy machine, may add."""
 
 BOUNDS: dict[str, tuple[float, set[str]]] = {
-    "slow_head": (HEAD_SECONDS, {"408"}),
-    "slow_body": (BODY_SECONDS, {"408"}),
-    "silent": (HEAD_SECONDS, {"closed"}),
+    "slow_head": (TIMEOUT_SECONDS[Phase.HEAD], {"408"}),
+    "slow_body": (TIMEOUT_SECONDS[Phase.BODY], {"408"}),
+    "silent": (TIMEOUT_SECONDS[Phase.NEW], {"closed"}),
     "idle": (KEEP_ALIVE_SECONDS, {"200"}),
     "half_closed": (0, {"200"}),
     "long_head": (0, {"431"}),

@@ -33,8 +33,7 @@ def url(database_url: str) -> Iterator[str]:
     """A service that is patient for seconds where it would be for longer."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "LOOK_SECONDS", 0.1)
-        for name in ("HEAD_SECONDS", "BODY_SECONDS", "ANSWER_SECONDS"):
-            patch.setattr(protocol, name, 1)
+        patch.setattr(protocol, "TIMEOUT_SECONDS", dict.fromkeys(protocol.TIMEOUT_SECONDS, 1))
         with running(database_url, KEEP_ALIVE_SECONDS="2", HSTS_SECONDS="31536000") as url:
             yield url
 

@@ -1,0 +1,168 @@
+"""A connection is in one phase, and what happens to it depends on that: without a socket, and without a database."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from app.http.protocol import LOOK_SECONDS, TIMEOUT_SECONDS, Phase, Protocol
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
+LAST = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+LONG = b"GET / HTTP/1.1\r\nX: " + b"x" * 140_000 + b"\r\n\r\n"
+ANSWER = b"an answer is due"
+"""What a table sends in order to let the application answer."""
+
+KEEP_ALIVE_SECONDS = 5
+
+
+class Transport:
+    """What a protocol writes to."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.ended = ""
+
+    def is_closing(self) -> bool:
+        return bool(self.ended)
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.ended = self.ended or "closed"
+
+    def abort(self) -> None:
+        self.ended = "aborted"
+
+    def get_extra_info(self, _name: str) -> None:
+        return None
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", self.written)]
+
+
+class Open:
+    """An admission that lets everybody in."""
+
+    is_shut = False
+
+    def admits(self) -> bool:
+        return True
+
+
+async def connection(sent: list[bytes]) -> tuple[Protocol, Transport]:
+    """A connection on which this was received."""
+    due = asyncio.Semaphore(0)
+
+    async def application(_scope: Any, _receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        await due.acquire()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    config = uvicorn.Config(application, lifespan="off", log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS)
+    state: dict[str, Any] = {"admission": Open(), "security_headers": []}
+    made, transport = Protocol(config=config, server_state=ServerState(), app_state=state), Transport()
+    made.connection_made(transport)  # type: ignore[arg-type]
+    for data in sent:
+        if data is ANSWER:
+            due.release()
+        else:
+            made.data_received(data)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    return made, transport
+
+
+PHASES = [
+    pytest.param([], Phase.NEW, id="nothing"),
+    pytest.param([b"\r\n\r\n"], Phase.NEW, id="empty-lines"),
+    pytest.param([b"G"], Phase.HEAD, id="a-byte"),
+    pytest.param([GET[:-2]], Phase.HEAD, id="a-head-without-end"),
+    pytest.param([POST], Phase.BODY, id="a-head"),
+    pytest.param([POST, b"x"], Phase.BODY, id="half-a-body"),
+    pytest.param([POST, b"xx"], Phase.ANSWER, id="a-body"),
+    pytest.param([GET], Phase.ANSWER, id="a-request"),
+    pytest.param([GET, GET[:-2]], Phase.ANSWER, id="half-the-next-one"),
+    pytest.param([GET, POST], Phase.ANSWER, id="the-next-ones-head"),
+    pytest.param([GET, ANSWER], Phase.IDLE, id="answered"),
+    pytest.param([POST, ANSWER], Phase.IDLE, id="answered-early"),
+    pytest.param([GET, ANSWER, GET[:-2]], Phase.HEAD, id="then-half-a-head"),
+    pytest.param([GET, ANSWER, POST], Phase.BODY, id="then-a-head"),
+    pytest.param([GET + POST, ANSWER], Phase.BODY, id="pipelined"),
+    pytest.param([GET + GET, ANSWER], Phase.ANSWER, id="one-of-two-answered"),
+    pytest.param([GET + GET, ANSWER, ANSWER], Phase.IDLE, id="two-of-two-answered"),
+    pytest.param([b"\0"], Phase.CLOSING, id="no-http"),
+    pytest.param([LAST, ANSWER], Phase.CLOSING, id="last-answer"),
+]
+
+
+@pytest.mark.parametrize(("sent", "phase"), PHASES)
+def test_a_connection_is_in_one_phase(sent: list[bytes], phase: Phase) -> None:
+    async def main() -> None:
+        made, _ = await connection(sent)
+
+        assert made.phase is phase
+
+        made.connection_lost(None)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds", "ended", "statuses"),
+    [
+        pytest.param([], TIMEOUT_SECONDS[Phase.NEW], "closed", [], id="new"),
+        pytest.param([GET, ANSWER], KEEP_ALIVE_SECONDS, "closed", [200], id="idle"),
+        pytest.param([b"G"], TIMEOUT_SECONDS[Phase.HEAD], "closed", [408], id="head"),
+        pytest.param([POST], TIMEOUT_SECONDS[Phase.BODY], "closed", [408], id="body"),
+        pytest.param([GET], TIMEOUT_SECONDS[Phase.ANSWER], "aborted", [], id="answer"),
+        pytest.param([GET, ANSWER, b"\0"], TIMEOUT_SECONDS[Phase.CLOSING], "aborted", [200, 400], id="closing"),
+    ],
+)
+def test_a_phase_ends_in_time(sent: list[bytes], seconds: float, ended: str, statuses: list[int]) -> None:
+    async def main() -> None:
+        made, transport = await connection(sent)
+        before, looks = transport.ended, 0
+        while transport.ended == before:
+            made._timer.cancel()  # noqa: SLF001 - the test need not wait
+            made._look()  # noqa: SLF001
+            looks += 1
+
+        assert (transport.ended, transport.statuses) == (ended, statuses)
+        # The first look only finds the phase, unless the connection is in it from its beginning.
+        assert seconds <= looks * LOOK_SECONDS <= seconds + LOOK_SECONDS
+
+        made.connection_lost(None)
+
+    asyncio.run(main())
+
+
+def test_every_phase_has_a_time_out_and_idle_has_a_setting() -> None:
+    assert set(Phase) == {*TIMEOUT_SECONDS, Phase.IDLE}
+
+
+@pytest.mark.parametrize("after", [b"\0", LONG], ids=["no-http", "too-long"])
+@pytest.mark.parametrize("joined", [True, False], ids=["one-segment", "two-segments"])
+def test_what_follows_a_good_request_does_not_take_its_answer_away(after: bytes, joined: bool) -> None:
+    async def main() -> None:
+        made, transport = await connection([*([GET + after] if joined else [GET, after]), GET, ANSWER, ANSWER])
+
+        assert (transport.ended, transport.statuses) == ("closed", [200])
+
+        made.connection_lost(None)
+
+    asyncio.run(main())
