@@ -1,8 +1,9 @@
-"""Services that trust a shared secret or an issuer, and what is logged of those who try them."""
+"""Services and key sets that trust a shared secret or an issuer, and what is logged of those who try them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -14,8 +15,10 @@ from structlog.testing import LogCapture
 from app import application
 from handlers import problems
 from handlers.auth import keys
+from handlers.auth.keys import KeySet
 from support.attacks import ALL, ASYMMETRIC, SHARED, SIGNERS
-from support.issuer import issuing
+from support.issuer import Issuer, issuing
+from support.keys import FAST_INTERVAL_SECONDS, FIRST
 from support.service import running
 
 
@@ -59,3 +62,24 @@ def urls(database_url: str, logged: list[dict[str, Any]]) -> Iterator[dict[str, 
 def client() -> Iterator[httpx.Client]:
     with httpx.Client() as client:
         yield client
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    """An issuer that no service above has heard of."""
+    with issuing(FIRST) as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def key_set(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KeySet]:
+    """The issuer's keys, asked for as often as 50 times a second."""
+    monkeypatch.setattr(keys, "FETCH_INTERVAL_SECONDS", FAST_INTERVAL_SECONDS)
+    # Certificates are not what this is about, and loading them takes longer than most tests here.
+    async with httpx.AsyncClient(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), timeout=5.0) as client:
+        yield KeySet(issuer.url, client)

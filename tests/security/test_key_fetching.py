@@ -1,0 +1,280 @@
+"""The issuer's keys are fetched seldom, once for many requests, and no answer of the issuer ends what works."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from handlers.auth import keys
+from handlers.auth.keys import KeySet, KeysUnavailable
+from handlers.auth.tokens import TokenInvalid, Verifier
+from support.issuer import Issuer, Signer, hang_up, send
+from support.keys import FAST_INTERVAL_SECONDS, FIRST, SECOND, found
+
+pytestmark = pytest.mark.requirement("FR-02")
+
+
+def trickle(request: BaseHTTPRequestHandler) -> None:
+    """A key set that comes byte by byte, so that no single wait is long."""
+    body = json.dumps({"keys": [SECOND.public]}).encode()
+    request.send_response(200)
+    request.end_headers()
+    with suppress(OSError):
+        for byte in body:
+            request.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.anyio
+async def test_many_waiting_requests_share_one_fetch(key_set: KeySet, issuer: Issuer) -> None:
+    issuer.answer = lambda request: (time.sleep(0.1), send(issuer.key_set)(request))
+
+    answers = await asyncio.gather(*(found(key_set, "first") for _ in range(100)))
+
+    assert (answers, len(issuer.asked)) == ([True] * 100, 1)
+
+
+@pytest.mark.anyio
+async def test_keys_are_kept(key_set: KeySet, issuer: Issuer) -> None:
+    for _ in range(100):
+        await key_set.find("first", "EdDSA")
+
+    await asyncio.sleep(2 * FAST_INTERVAL_SECONDS)
+    assert len(issuer.asked) == 1
+
+
+@pytest.mark.anyio
+async def test_a_request_that_goes_away_does_not_end_the_fetch_of_the_others(key_set: KeySet, issuer: Issuer) -> None:
+    issuer.answer = lambda request: (time.sleep(0.2), send(issuer.key_set)(request))
+    first, other = (asyncio.create_task(found(key_set, "first")) for _ in range(2))
+    await until(lambda: issuer.asked)
+
+    first.cancel()
+
+    assert await other
+    assert (first.cancelled(), len(issuer.asked)) == (True, 1)
+
+
+@pytest.mark.anyio
+async def test_stale_keys_go_on_working_while_they_are_fetched_again(
+    key_set: KeySet, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "REFRESH_SECONDS", 0.1)
+    await key_set.find("first", "EdDSA")
+    await asyncio.sleep(0.2)
+    release = threading.Event()
+    issuer.publish(FIRST, SECOND)
+    issuer.answer = lambda request: (release.wait(5), send(issuer.key_set)(request))
+
+    before_seconds = time.monotonic()
+    answers = [await found(key_set, "first") for _ in range(20)]
+    took_seconds = time.monotonic() - before_seconds
+    await until(lambda: len(issuer.asked) == 2)
+    release.set()
+    await until(lambda: "second" in key_set._keys)  # noqa: SLF001 - to look without asking
+
+    assert (answers, len(issuer.asked)) == ([True] * 20, 2)
+    assert took_seconds < 1
+
+
+@pytest.mark.anyio
+async def test_unknown_key_ids_are_asked_for_once_per_interval(
+    key_set: KeySet, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "FETCH_INTERVAL_SECONDS", 0.4)
+    await key_set.find("first", "EdDSA")
+    ends_at_seconds = time.monotonic() + 1.2
+    tried = 0
+
+    async def throw(number: int) -> None:
+        nonlocal tried
+        while time.monotonic() < ends_at_seconds:
+            assert not await found(key_set, f"unknown-{number}-{time.monotonic()}")
+            tried += 1
+
+    await asyncio.gather(*(throw(number) for number in range(100)))
+
+    assert tried >= 200
+    assert len(issuer.asked) <= 5
+
+
+@pytest.mark.anyio
+async def test_an_issuer_that_is_down_is_asked_once_per_interval(
+    key_set: KeySet, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "FETCH_INTERVAL_SECONDS", 0.4)
+    issuer.answer = hang_up
+    ends_at_seconds = time.monotonic() + 1
+
+    async def throw() -> None:
+        while time.monotonic() < ends_at_seconds:
+            with pytest.raises(KeysUnavailable):
+                await key_set.find("first", "EdDSA")
+
+    await asyncio.gather(*(throw() for _ in range(50)))
+
+    assert 2 <= len(issuer.asked) <= 4
+
+
+@pytest.mark.anyio
+async def test_a_key_that_was_published_meanwhile_is_found(key_set: KeySet, issuer: Issuer) -> None:
+    await key_set.find("first", "EdDSA")
+    issuer.publish(FIRST, SECOND)
+
+    assert await found(key_set, "second")
+    assert (await found(key_set, "first"), len(issuer.asked)) == (True, 2)
+
+
+@pytest.mark.anyio
+async def test_a_key_that_was_published_after_the_issuer_was_asked_is_asked_for_again(
+    key_set: KeySet, issuer: Issuer
+) -> None:
+    """An answer that was on its way before the token was issued cannot tell that its key is unknown."""
+    await key_set.find("first", "EdDSA")
+    release = threading.Event()
+    outdated = send(issuer.key_set)
+    issuer.answer = lambda request: (release.wait(5), outdated(request))
+    forged = asyncio.create_task(found(key_set, "unknown"))
+    await until(lambda: len(issuer.asked) == 2)
+
+    issuer.publish(FIRST, SECOND)
+    issuer.answer = None
+    valid = asyncio.create_task(found(key_set, "second"))
+    await asyncio.sleep(0.05)
+    release.set()
+
+    assert (await forged, await valid) == (False, True)
+    assert len(issuer.asked) == 3
+
+
+@pytest.mark.anyio
+async def test_while_the_issuer_is_down_known_keys_go_on_working(
+    key_set: KeySet, issuer: Issuer, log: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "REFRESH_SECONDS", 0)
+    await key_set.find("first", "EdDSA")
+    issuer.answer = hang_up
+
+    answers = [await found(key_set, key_id) for key_id in ("first", "unknown") * 5]
+
+    assert answers == [True, False] * 5
+    assert len(issuer.asked) > 1
+    assert {entry["event"] for entry in log} == {"key_set_refused"}
+
+
+REFUSED = {
+    "redirect": (send(b"", 302, Location="/elsewhere"), "302"),
+    "permanent-redirect": (send(b"", 308, Location="/elsewhere"), "308"),
+    "not-found": (send(b"{}", 404), "404"),
+    "server-error": (send(json.dumps({"keys": [SECOND.public]}).encode(), 500), "500"),
+    "no-content": (send(b"", 204), "204"),
+    "hung-up": (hang_up, "disconnected"),
+    "trickling": (trickle, "TimeoutError"),
+    "too-large": (send(json.dumps({"keys": [SECOND.public], "pad": "x" * 1_048_576}).encode()), "too large"),
+    "too-large-when-decompressed": (
+        send(
+            gzip.compress(json.dumps({"keys": [SECOND.public], "pad": "x" * 1_048_576}).encode()),
+            **{"Content-Encoding": "gzip"},
+        ),
+        "too large",
+    ),
+    "badly-compressed": (send(b"{}", **{"Content-Encoding": "gzip"}), "decompress"),
+    "shorter-than-announced": (send(b"{}", **{"Content-Length": "9"}), "peer closed"),
+    "empty": (send(b""), "truncated"),
+    "not-json": (send(b"<html>"), "malformed"),
+    "not-utf-8": (send(b'{"keys": [], "x": "\xff"}'), "tf-8"),
+    "nested-deeply": (send(b'{"keys": ' + b"[" * 100_000), "recursion"),
+    "a-list": (send(json.dumps([SECOND.public]).encode()), "not a key set"),
+    "keys-not-a-list": (send(b'{"keys": {}}'), "not a key set"),
+    "no-keys": (send(b'{"keys": []}'), "no usable key"),
+    "no-usable-keys": (send(b'{"keys": [null, 1, {}, {"kty": "oct", "k": "AAAA", "kid": "first"}]}'), "no usable key"),
+}
+
+
+@pytest.mark.requirement("FR-02", "SR-11")
+@pytest.mark.anyio
+@pytest.mark.parametrize(("answer", "reason"), REFUSED.values(), ids=REFUSED)
+async def test_nonsense_is_refused_with_a_log_line_and_removes_no_key(
+    key_set: KeySet,
+    issuer: Issuer,
+    log: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[BaseHTTPRequestHandler], None],
+    reason: str,
+) -> None:
+    monkeypatch.setattr(keys, "FETCH_SECONDS", 0.3)
+    await key_set.find("first", "EdDSA")
+    issuer.answer = answer
+
+    answers = [await found(key_set, key_id) for key_id in ("second", "first")]
+
+    assert answers == [False, True]
+    assert set(issuer.asked) == {"/jwks"}
+    refused = [entry for entry in log if entry["event"] == "key_set_refused"]
+    assert [entry["log_level"] for entry in refused] == ["warning"]
+    assert reason in refused[0]["reason"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", [answer for answer, _ in REFUSED.values()], ids=REFUSED)
+async def test_nonsense_at_first_is_no_key_and_nobodys_fault(
+    key_set: KeySet,
+    issuer: Issuer,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[BaseHTTPRequestHandler], None],
+) -> None:
+    monkeypatch.setattr(keys, "FETCH_SECONDS", 0.3)
+    issuer.answer = answer
+    verifier = Verifier(key_set)
+
+    with pytest.raises(KeysUnavailable):
+        await verifier.verify(FIRST.token())
+
+    issuer.answer = None
+    assert (await verifier.verify(FIRST.token())).id == "alice"
+
+
+@pytest.mark.requirement("FR-02", "SR-04")
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "successors",
+    [
+        pytest.param([SECOND], id="removed"),
+        pytest.param([replace(SECOND, kid="first")], id="replaced-under-the-same-id"),
+    ],
+)
+async def test_removing_a_key_ends_its_tokens_at_the_next_refresh(
+    key_set: KeySet, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, successors: list[Signer]
+) -> None:
+    """Although they are remembered, and although nobody else comes along with a token that makes the service ask."""
+    monkeypatch.setattr(keys, "REFRESH_SECONDS", 0.2)
+    verifier, token = Verifier(key_set), FIRST.token()
+    await verifier.verify(token)
+    issuer.publish(*successors)
+    refused_after_seconds, removed_at_seconds = None, time.monotonic()
+
+    while refused_after_seconds is None and time.monotonic() < removed_at_seconds + 2:
+        try:
+            await verifier.verify(token)
+        except TokenInvalid:
+            refused_after_seconds = time.monotonic() - removed_at_seconds
+        await asyncio.sleep(0.02)
+
+    assert refused_after_seconds is not None
+    assert (await verifier.verify(successors[0].token())).id == "alice"
