@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+(/[!#$%&'*+.^_`|~0-9a-z-]+)?")
-WEIGHT = re.compile(r"q=([01]|[01]?\.[0-9]{1,9}|[01]\.)")
+TOKEN = r"[!#$%&'*+.^_`|~0-9a-z-]+"  # noqa: S105 - RFC 9110, section 5.6.2, in lower case
 
+MEMBER = re.compile(rf"(?:^|,)[ \t]*({TOKEN}(?:/{TOKEN})?)[ \t]*((?:;[^,]*)?)(?=,|$)")
+"""A media range or a coding, and its parameters."""
 
-REMEMBERED_BYTES = 256
-"""Longer fields than clients send are read anew each time, so that what is remembered stays small."""
+WEIGHT = re.compile(r";[ \t]*q=([01]|[01]?\.[0-9]{1,9}|[01]\.)[ \t]*(?=;|$)")
 
 
 def weights(field: bytes) -> dict[str, float]:
@@ -19,21 +19,16 @@ def weights(field: bytes) -> dict[str, float]:
     Parameters beside the weight are not looked at: no media type or coding of ours has any.
     """
     found: dict[str, float] = {}
-    for member in field.decode("latin-1").lower().split(","):
-        name, *parameters = (part.strip(" \t") for part in member.split(";"))
-        if NAME.fullmatch(name):
-            given = next(filter(None, map(WEIGHT.fullmatch, parameters)), None)
-            found[name] = max(found.get(name, 0.0), float(given[1]) if given else 1.0)
+    for name, parameters in MEMBER.findall(field.decode("latin-1").lower()):
+        given = WEIGHT.search(parameters) if parameters else None
+        found[name] = max(found.get(name, 0.0), float(given[1]) if given else 1.0)
     return found
 
 
+# A field has 64 KiB at most: what is remembered takes 4 MiB at most.
+@lru_cache(maxsize=64)
 def accepts(field: bytes, media_types: tuple[str, ...]) -> bool:
     """Whether an Accept header admits one of the media types; the most specific range counts (section 12.5.1)."""
-    return (_accepts if len(field) <= REMEMBERED_BYTES else _accepts.__wrapped__)(field, media_types)
-
-
-@lru_cache(maxsize=1024)
-def _accepts(field: bytes, media_types: tuple[str, ...]) -> bool:
     ranges = weights(field)
     return not ranges or any(
         ranges.get(media_type, ranges.get(f"{media_type.partition('/')[0]}/*", ranges.get("*/*", 0.0)))
