@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from connexion.exceptions import UnsupportedMediaTypeProblem
 from jsonschema_rs import Draft4Validator
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
+from werkzeug.http import parse_options_header
 
 from openapi.errors import TEXT_LIMIT_CHARACTERS, ContentTooLarge, InvalidRequest, UnsupportedConstruct, pointer_token
 from openapi.parameters import ABSENT
@@ -23,7 +25,7 @@ def is_json(media_type: str) -> bool:
     return media_type == "application/json" or (media_type.endswith("+json") and "*" not in media_type)
 
 
-def decode_json(body: bytes) -> Any:
+def decode_json(body: bytes | bytearray) -> Any:
     """The value of a JSON text (RFC 8259).
 
     Raises:
@@ -39,6 +41,17 @@ def decode_json(body: bytes) -> Any:
         raise ValueError("the body is not JSON") from None
 
 
+# A field has 64 KiB at most: what is remembered takes 4 MiB at most.
+@lru_cache(maxsize=64)
+def read_media_type(content_type: bytes) -> tuple[str, str]:
+    """The media type and the charset of a Content-Type header, in lower case (RFC 9110, section 8.3.1).
+
+    Without a charset, and where the parameters are malformed, it is UTF-8, as JSON always is (RFC 8259, section 8.1).
+    """
+    media_type, parameters = parse_options_header(content_type.decode("latin-1"))
+    return media_type.lower(), parameters.get("charset", "utf-8").lower()
+
+
 class RequestBody:
     """The body of an operation, ready to be read."""
 
@@ -52,7 +65,7 @@ class RequestBody:
             raise UnsupportedConstruct(f"{pointer}/x-body-name", "'x-body-name'")
         self.required = request_body.get("required", False)
         self.limit_bytes = limit_bytes
-        self.validators: dict[bytes, Draft4Validator] = {}
+        self.validators: dict[str, Draft4Validator] = {}
         for media_type, content in request_body["content"].items():
             at = f"{pointer}/content{pointer_token(media_type)}"
             if not is_json(media_type):
@@ -61,7 +74,7 @@ class RequestBody:
                 raise UnsupportedConstruct(f"{at}/encoding", "'encoding'")
             if "default" in content.get("schema", {}):
                 raise UnsupportedConstruct(f"{at}/schema/default", "a default for a body that is absent")
-            self.validators[media_type.encode()] = compile_schema(content.get("schema", {}), f"{at}/schema")
+            self.validators[media_type] = compile_schema(content.get("schema", {}), f"{at}/schema")
         self.expected = ", ".join(request_body["content"])
 
     async def read(self, headers: Headers, receive: Receive) -> Any:
@@ -97,26 +110,22 @@ class RequestBody:
         return value
 
     def _validator(self, content_type: bytes) -> Draft4Validator:
-        validator = self.validators.get(content_type)
-        if validator is None:
-            media_type, _, parameters = content_type.lower().partition(b";")
-            charset = parameters.replace(b" ", b"").replace(b'"', b"")
-            validator = self.validators.get(media_type.strip())
-            if validator is None or (charset.startswith(b"charset=") and charset[8:] not in (b"utf-8", b"utf8")):
-                raise UnsupportedMediaTypeProblem(detail=f"The body must be one of: {self.expected}.")
+        media_type, charset = read_media_type(content_type)
+        validator = self.validators.get(media_type)
+        if validator is None or charset not in ("utf-8", "utf8"):
+            raise UnsupportedMediaTypeProblem(detail=f"The body must be one of: {self.expected}.")
         return validator
 
-    async def _receive(self, headers: Headers, receive: Receive) -> bytes:
+    async def _receive(self, headers: Headers, receive: Receive) -> bytearray:
         # The server has checked that the header, if there is one, is a number and is what it delivers.
         if int(headers.get(b"content-length", 0)) > self.limit_bytes:
             raise ContentTooLarge(self.limit_bytes)
-        body = b""
+        body = bytearray()  # Bytes would be copied whole for each chunk.
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            chunk: bytes = message.get("body", b"")
-            body += chunk
+            body += message.get("body", b"")
             if len(body) > self.limit_bytes:
                 raise ContentTooLarge(self.limit_bytes)
             if not message.get("more_body", False):
