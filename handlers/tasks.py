@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 from urllib.parse import quote
 
 from connexion.lifecycle import ConnexionResponse
 
 from db.tasks import KEEP, TaskRow, Tasks, User
+from handlers.headers import entity_tag, matches, prefers_minimal, versions
 
 JSON = "application/json"
 PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
 PRIVATE_PAGE = {"Cache-Control": "private, no-cache", "Vary": "Accept, Accept-Encoding"}
 MINIMAL = {"Preference-Applied": "return=minimal"}
-
-ENTITY_TAG = re.compile(r'(?:^|,)[ \t]*(W/)?"([^"]*)"[ \t]*(?=,|$)')
-PREFERENCE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
-RETURN = re.compile(r'[ \t]*(?i:return)[ \t]*=[ \t]*"?([!#$%&\'*+.^_`|~0-9A-Za-z-]+)"?[ \t]*(?:;|$)')
-VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 async def list_tasks(
@@ -141,34 +136,6 @@ async def toggle_task_completion(
 
 def _path(user: User, task_id: str) -> str:
     return f"/api/{quote(user.id, safe='')}/tasks/{task_id}"
-
-
-def entity_tag(version: int) -> str:
-    """The strong entity tag of a task at this version (RFC 9110, section 8.8.3)."""
-    return f'"{version}"'
-
-
-def versions(if_match: str | None) -> list[int] | None:
-    """The versions that an If-Match header names, None where any will do (RFC 9110, section 13.1.1).
-
-    The comparison is a strong one: weak tags match nothing, and neither does what is no entity tag of ours.
-    """
-    if if_match is None or if_match.strip() == "*":
-        return None
-    return [int(tag) for weak, tag in ENTITY_TAG.findall(if_match) if not weak and VERSION.fullmatch(tag)]
-
-
-def matches(if_none_match: str, version: int) -> bool:
-    """Whether an If-None-Match header names this version (RFC 9110, section 13.1.2); the comparison is a weak one."""
-    return if_none_match.strip() == "*" or any(tag == str(version) for _, tag in ENTITY_TAG.findall(if_none_match))
-
-
-def prefers_minimal(prefer: str | None) -> bool:
-    """Whether a Prefer header asks for `return=minimal`; of several `return`s the first counts (RFC 7240)."""
-    if prefer is None:
-        return False
-    returns = filter(None, map(RETURN.match, PREFERENCE.findall(prefer)))
-    return next((found[1] for found in returns), None) == "minimal"
 
 
 def _changed(task: TaskRow, prefer: str | None, content_headers: dict[str, str] | None = None) -> ConnexionResponse:

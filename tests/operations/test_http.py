@@ -159,6 +159,8 @@ MINIMAL = [
     ("return=minimal, return=representation", True),
     ("return=representation, return=minimal", False),
     ('x="a, return=minimal"', False),
+    ('x="a\\", return=minimal"', False),
+    ("return, return=minimal", False),
     ("return=Minimal", False),
     ("return=minimally", False),
     ("return", False),
