@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> ASGIApp:
         SettingsError: there is no database, or no key.
         UnsupportedConstruct: the contract says something that the engine does not implement.
     """
-    metrics = new_metrics()
+    metrics = new_metrics() if settings.metrics_port else None
     tracing = _tracing()
     on_error = to_starlette(problems.answer)
     documentation = SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs")
@@ -173,7 +173,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 remembered_tokens=settings.jwt_cache_size,
             )
             admission = Admission(pool, limit=_share(settings, queue_size), cors_origins=settings.cors_origins)
-            async with metrics.writing(pool, verifier, admission) if metrics else nullcontext():
+            async with metrics.following(pool, verifier, admission) if metrics else nullcontext():
                 # What was made until now lasts as long as the process: a collection that looks at it takes 80 ms.
                 gc.collect()
                 gc.freeze()

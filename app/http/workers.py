@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from app.http.server import SHUTDOWN_SECONDS, Server, run
+from app.observe.metrics import forget_gauges
 
 logger = structlog.get_logger()
 
@@ -61,15 +62,17 @@ def _supervise(config: uvicorn.Config, drain_seconds: float) -> None:
     spawn = multiprocessing.get_context("spawn")
     has_started = spawn.RawValue("b", False)
 
-    def start() -> BaseProcess:
-        worker = spawn.Process(target=_work, args=(config, drain_seconds, listener, has_started))
+    def start(index: int) -> BaseProcess:
+        worker = spawn.Process(
+            name=f"worker-{index}", target=_work, args=(config, drain_seconds, listener, has_started)
+        )
         worker.start()
         return worker
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit())
     try:
-        workers = [start() for _ in range(config.workers)]
+        workers = [start(index) for index in range(config.workers)]
         while True:
             connection.wait([worker.sentinel for worker in workers])
             for index, worker in enumerate(workers):
@@ -78,9 +81,10 @@ def _supervise(config: uvicorn.Config, drain_seconds: float) -> None:
                 if not has_started.value:
                     sys.exit(STARTUP_FAILURE)
                 logger.warning("worker_replaced", pid=worker.pid, exit_code=worker.exitcode)
+                forget_gauges(worker.name)
                 # What it lacked, a database perhaps, the next one may lack too.
                 time.sleep(RESTART_SECONDS)
-                workers[index] = start()
+                workers[index] = start(index)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
