@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,8 +21,11 @@ import pytest
 from opentelemetry.context import Context
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Decision
+from starlette.types import Message, Receive, Scope, Send
 
-from app.observe.tracing import TRACE_CONTEXT, DrawnIds, Sample
+from app.observe.tracing import TRACE_CONTEXT, Tracing
 from db.schema.migrate import migrate
 from support.database import new_database
 from support.people import SECRET, make_token
@@ -183,34 +186,82 @@ def test_a_collector_that_is_gone_harms_nobody(tmp_path: Path, database_url: str
     assert time.monotonic() - started < 15
 
 
+@pytest.fixture
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def tracing_as(monkeypatch: pytest.MonkeyPatch, exporter: InMemorySpanExporter) -> Iterator[Callable[..., Tracing]]:
+    """Makes tracing with the sampler that the environment names; its spans go to `exporter`."""
+    made: list[Tracing] = []
+
+    def make(sampler: str, rate: str = "") -> Tracing:
+        for name, value in (("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", rate)):
+            monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+        made.append(Tracing({"list_tasks": "/api/{user_id}/tasks"}, exporter))
+        return made[-1]
+
+    yield make
+    for tracing in made:
+        tracing.close()
+
+
 @pytest.mark.parametrize("traceparent", [None, f"00-{TRACE_ID}-{CALLER_ID}-00", f"00-{TRACE_ID}-{CALLER_ID}-01"])
 @pytest.mark.parametrize(
     ("sampler", "rate"),
     [
-        ("", ""), ("always_on", ""), ("always_off", ""), ("traceidratio", "0.5"), ("parentbased_always_on", ""),
-        ("parentbased_always_off", ""), ("parentbased_traceidratio", "0.5"), ("parentbased_traceidratio", "nonsense"),
+        ("", ""), ("always_on", ""), ("always_off", ""), ("traceidratio", "0"), ("traceidratio", "1"),
+        ("traceidratio", "0.5"), ("parentbased_always_on", ""), ("parentbased_always_off", ""),
+        ("parentbased_traceidratio", "0"), ("parentbased_traceidratio", "1"), ("parentbased_traceidratio", "0.5"),
+        ("parentbased_traceidratio", "nonsense"),
     ],
 )  # fmt: skip
-def test_what_is_left_out_is_what_opentelemetry_would_leave_out(
-    monkeypatch: pytest.MonkeyPatch, sampler: str, rate: str, traceparent: str | None
+def test_requests_are_sampled_as_opentelemetry_samples_them(
+    tracing_as: Callable[..., Tracing], sampler: str, rate: str, traceparent: str | None
 ) -> None:
-    for name, value in (("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", rate)):
-        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
-    ids = DrawnIds()
-    provider = TracerProvider(id_generator=ids)
-    sample, tracer = Sample(provider.sampler, ids), provider.get_tracer("test")
+    tracing = tracing_as(sampler, rate)
+    plain = TracerProvider(shutdown_on_exit=False)
     context = TRACE_CONTEXT.extract({"traceparent": traceparent or ""}, Context())
 
-    answers = Counter(
-        (sample.leaves_out(traceparent), tracer.start_span("x", context).is_recording()) for _ in range(200)
-    )
+    spans = [tracing.start_span("GET", traceparent) for _ in range(200)]
+    expected = [plain.get_tracer("plain").start_span("GET", context).is_recording() for _ in range(200)]
 
-    # OpenTelemetry itself answers for those whose caller is sampled, or does not matter.
-    asked = traceparent is not None and not (sampler[:6] in ("", "parent") and traceparent.endswith("0"))
-    assert all(asked or is_left_out != is_recording for is_left_out, is_recording in answers)
-    assert not any(is_left_out and is_recording for is_left_out, is_recording in answers)
-    if traceparent is None and rate == "0.5":
-        assert 50 < answers[True, False] < 150
+    if rate == "0.5" and traceparent is None:
+        assert 50 < sum(span is not None for span in spans) < 150
+    else:
+        assert [span is not None for span in spans] == expected
+    for span in filter(None, spans):
+        ids = span.get_span_context()
+        assert span.is_recording()
+        assert (ids.trace_id == int(TRACE_ID, 16)) == (traceparent is not None)
+        # Whoever samples by the same rate further on decides the same about this trace.
+        assert plain.sampler.should_sample(context, ids.trace_id, "GET").decision is Decision.RECORD_AND_SAMPLE
+
+
+@pytest.mark.parametrize(("sampler", "names"), [("always_off", []), ("always_on", ["list_tasks"])])
+def test_a_request_that_is_not_sampled_passes_as_if_there_were_no_tracing(
+    tracing_as: Callable[..., Tracing], exporter: InMemorySpanExporter, sampler: str, names: list[str]
+) -> None:
+    given: list[object] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        given.extend([dict(scope["state"]), receive, send])
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    tracing = tracing_as(sampler)
+    state = {"traceparent": None, "request_id": "a-7", "tasks": 1, "traced_tasks": 2, "operation_id": "list_tasks"}
+    scope = {"type": "http", "method": "GET", "scheme": "http", "state": dict(state)}
+    asyncio.run(tracing.requests(app)(scope, receive, send))
+    tracing.close()
+
+    assert (given == [state, receive, send]) == (names == [])
+    assert [span.name for span in exporter.get_finished_spans()] == names
 
 
 @pytest.mark.parametrize(
