@@ -47,7 +47,10 @@ class Secret:
 
 
 def _variable(name: str, convert: Callable[[str], Any], default: Any, help_: str) -> Any:
-    """A setting whose text is converted, or refused with the variable's name."""
+    """A setting. What `convert` refuses, an empty text and one that is not UTF-8 are errors that name the variable.
+
+    environ-config passes on a converter's error without the name, and takes an empty variable for a value.
+    """
 
     def converter(value: Any) -> Any:
         if not isinstance(value, str):

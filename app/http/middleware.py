@@ -40,9 +40,10 @@ def security_headers(policy: str = NOTHING, hsts_seconds: int = 0) -> RawHeaders
 
 
 class Cors(CORSMiddleware):
-    """As Starlette's, but whoever asks beforehand and may not is told so by missing permissions alone.
+    """Starlette's middleware, except that a preflight request which is refused gets 200 without the permissions.
 
-    Browsers go by these. An error, which Starlette makes of it, would have to be a problem.
+    Browsers look only at the permissions. Starlette answers 400 in plain text, which is not a problem document, and
+    has no setting for it.
     """
 
     def preflight_response(self, request_headers: Headers) -> Response:
