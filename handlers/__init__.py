@@ -1,9 +1,9 @@
-"""Every function that the contract names, and the problems that they raise.
+"""The functions that the contract names, and the answers to their failures.
 
-tasks     the operations
-headers   what conditional requests and preferences ask for
-auth      who asks, and whether the path is theirs
-tokens    what makes a token valid
-keys      the keys that tokens are verified with
-problems  exception -> problem, one table
+A function is named in `openapi.yaml` by its module and its `operationId`: renaming one of them changes the contract.
+
+tasks     the seven operations
+headers   reads If-Match, If-None-Match and Prefer, and makes entity tags
+auth      identifies the token's user, and checks that the path is that user's
+problems  the table that turns an exception into a problem document
 """

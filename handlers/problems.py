@@ -1,7 +1,8 @@
-"""Exception -> problem (RFC 9457), one table.
+"""Turns exceptions into problem documents (RFC 9457), by one table: `PROBLEMS`.
 
-An exception is looked up by its class and the classes that it is derived from; one that brings its own HTTP status, as
-the engine's and the framework's do, by that status. What is in neither is a fault of ours.
+`PROBLEMS` is searched for the exception's class, then for its base classes. If none is found, the table is searched for
+the exception's `status_code`, which the exceptions of the engine and of the framework have. Any other exception is a
+fault of the service and becomes 500. A problem's `name` is part of the contract and must not change.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Overloaded(Exception):
-    """More requests wait than can be answered soon. Becomes 503."""
+    """Too many requests are waiting. Becomes 503."""
 
 
 class Ending(Exception):
-    """The service is about to end, and somebody else is to be asked. Becomes 503."""
+    """This instance is shutting down. Becomes 503."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A kind of problem; without a `detail` of its own, the exception's is told."""
+    """A kind of problem. If `detail` is None, the answer has the exception's own detail."""
 
     name: str
     status: int
@@ -54,60 +55,61 @@ INVALID_TOKEN = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 RETRY = {"Retry-After": "1"}
 
 INTERNAL_ERROR = Problem(
-    "internal-error", 500, "Internal error", "The service failed. Its log knows more under this instance."
+    "internal-error", 500, "Internal error", "The service failed. Its log has the details under this instance."
 )
 
 PROBLEMS: dict[type[Exception] | int, Problem] = {
-    400: Problem("malformed-request", 400, "Malformed request", "This is no HTTP/1.1 that the service understands."),
+    400: Problem("malformed-request", 400, "Malformed request", "The request is not valid HTTP/1.1."),
     TokenInvalid: Problem("unauthenticated", 401, "Not authenticated", "The token is not valid.", INVALID_TOKEN),
-    UserUnknown: Problem("unauthenticated", 401, "Not authenticated", "The token's user is not known.", INVALID_TOKEN),
+    UserUnknown: Problem("unauthenticated", 401, "Not authenticated", "The token's user is unknown.", INVALID_TOKEN),
     401: Problem("unauthenticated", 401, "Not authenticated", None, {"WWW-Authenticate": "Bearer"}),
-    NotOwner: Problem("forbidden", 403, "Not yours", "The path names another user than the token."),
+    NotOwner: Problem("forbidden", 403, "Forbidden", "The user in the path is not the token's user."),
     404: Problem("path-not-found", 404, "Path not found", "There is nothing at this path."),
     TaskNotFound: Problem("task-not-found", 404, "Task not found", "You have no task with this id."),
-    405: Problem("method-not-allowed", 405, "Method not allowed", "The path does not have this method."),
-    408: Problem("request-timeout", 408, "Request timeout", "The request did not come to its end in time."),
+    405: Problem("method-not-allowed", 405, "Method not allowed", "The path does not support this method."),
+    408: Problem("request-timeout", 408, "Request timeout", "The complete request did not arrive in time."),
     406: Problem("not-acceptable", 406, "Not acceptable"),
     VersionMismatch: Problem(
-        "precondition-failed", 412, "Precondition failed", "The task is not the one that If-Match names."
+        "precondition-failed", 412, "Precondition failed", "The task's entity tag does not match If-Match."
     ),
     413: Problem("content-too-large", 413, "Content too large"),
     415: Problem("unsupported-media-type", 415, "Unsupported media type"),
     422: Problem("invalid-request", 422, "Invalid request"),
     IdempotencyKeyReused: Problem(
-        "idempotency-key-reused", 422, "Idempotency key reused", "The idempotency key stands for another task."
+        "idempotency-key-reused",
+        422,
+        "Idempotency key reused",
+        "The idempotency key was already used with another title or description.",
     ),
     431: Problem(
-        "headers-too-large", 431, "Headers too large", "Request line and headers are larger than 65,536 bytes."
+        "headers-too-large", 431, "Headers too large", "Request line and headers together are larger than 65,536 bytes."
     ),
-    Overloaded: Problem(
-        "overloaded", 503, "Overloaded", "The service has more to do than it can do soon. Try again.", RETRY
-    ),
-    Ending: Problem("ending", 503, "Ending", "The service is about to end. Ask another instance.", RETRY),
+    Overloaded: Problem("overloaded", 503, "Overloaded", "Too many requests are waiting. Try again.", RETRY),
+    Ending: Problem("ending", 503, "Shutting down", "This instance is shutting down. Use another one.", RETRY),
     DatabaseUnavailable: Problem(
-        "database-unavailable", 503, "Database unavailable", "The database does not answer just now. Try again.", RETRY
+        "database-unavailable", 503, "Database unavailable", "The database is not answering. Try again.", RETRY
     ),
     WritesUnavailable: Problem(
-        "writes-unavailable", 503, "Writes unavailable", "The database takes no changes just now. Reading works.", RETRY
+        "writes-unavailable", 503, "Writes unavailable", "The database is not accepting changes. Reading works.", RETRY
     ),
     OutcomeUnknown: Problem(
         "outcome-unknown",
         503,
         "Outcome unknown",
-        "The database's answer was lost: the change may have been made. Look before you try again.",
+        "The database's answer was lost. The change may have been made. Check before you try again.",
         RETRY,
     ),
     SchemaMismatch: Problem(
         "database-unavailable", 503, "Database unavailable", "The database is not ready for this service.", RETRY
     ),
     KeysUnavailable: Problem(
-        "issuer-unavailable", 503, "Issuer unavailable", "The token cannot be verified just now. Try again.", RETRY
+        "issuer-unavailable", 503, "Issuer unavailable", "The token cannot be verified now. Try again.", RETRY
     ),
 }
 
 
 def answer(scope: Scope, error: Exception) -> ConnexionResponse:
-    """The answer to a request that failed; what its sender must not know goes into the log, under the same id."""
+    """Makes the problem document for a failed request, and logs what the client must not see under the same id."""
     problem = _problem(error)
     request_id: str = scope["state"]["request_id"]
     _log(problem, error, request_id)
@@ -125,7 +127,7 @@ def answer(scope: Scope, error: Exception) -> ConnexionResponse:
 
 
 def _instance(request_id: str) -> str:
-    """The request as a URI; its id is a UUID unless whoever sent it gave another one."""
+    """The request id as a URI. The id is a UUID unless the client chose it."""
     try:
         return UUID(request_id).urn
     except ValueError:
@@ -145,11 +147,11 @@ def _log(problem: Problem, error: Exception, request_id: str) -> None:
         reason = getattr(error, "reason", None) or problem.detail or getattr(error, "detail", None)
         logger.warning(event, request_id=request_id, reason=reason)
     elif isinstance(error, (Overloaded, Ending)):
-        pass  # Each would be one of very many: admission tells the log of the first, the server's end of the second.
+        pass  # These come in large numbers. Admission logs the refused requests together; the server logs its shutdown.
     elif problem.status == 503:  # noqa: PLR2004
         logger.error(problem.name, request_id=request_id, reason=type(error.__cause__ or error).__name__)
     elif problem is INTERNAL_ERROR:
-        # An exception's message may quote what a user sent, PostgreSQL's do: only its kind is logged, and its way.
+        # An exception's message may quote user data, as PostgreSQL's do. Only its class and its stack are logged.
         logger.error(
             problem.name,
             request_id=request_id,

@@ -1,4 +1,8 @@
-"""The operations of the contract: each passes on what was asked, and shapes the answer."""
+"""The contract's seven operations. Each calls one function of `db.tasks` and makes the answer from its result.
+
+The engine has already checked the request against the contract, so nothing is validated here. Failures are exceptions:
+`handlers.problems` turns them into answers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ MINIMAL = {"Preference-Applied": "return=minimal"}
 async def list_tasks(
     tasks: Tasks, user: User, limit: int, cursor: str | None = None, completed: bool | None = None
 ) -> ConnexionResponse:
-    """Answers a page of the user's tasks, newest first, and where the next one is."""
+    """Answers a page of the user's tasks, newest first, with a link to the next page."""
     page = await tasks.page(user, limit=limit, cursor=cursor, completed=completed)
     headers, next_cursor = {**PRIVATE_PAGE}, b"null"
     if page.next_cursor:
@@ -33,11 +37,11 @@ async def list_tasks(
 async def create_task(
     tasks: Tasks, user: User, body: dict[str, Any], *, idempotency_key: str | None = None, prefer: str | None = None
 ) -> ConnexionResponse:
-    """Creates a task, or finds the one that the same request created before, and answers it, with its place.
+    """Creates a task and answers it with its `Location`. A repeated idempotency key gets the task it created before.
 
     Raises:
-        IdempotencyKeyReused: the key came with another body before (422).
-        UserUnknown: the user has no row, and none is to be made (401).
+        IdempotencyKeyReused: the key was already used with another title or description (422).
+        UserUnknown: the user has no row, and the service may not create one (401).
     """
     task_id, task = await tasks.create(
         user, title=body["title"], description=body.get("description"), idempotency_key=idempotency_key
@@ -47,7 +51,7 @@ async def create_task(
 
 
 async def get_task(tasks: Tasks, user: User, task_id: str, if_none_match: str | None = None) -> ConnexionResponse:
-    """Answers one task, or that the client has it already.
+    """Answers one task, or 304 if the client already has this version.
 
     Raises:
         TaskNotFound: the user has no such task (404).
@@ -67,11 +71,11 @@ async def replace_task(
     if_match: str | None = None,
     prefer: str | None = None,
 ) -> ConnexionResponse:
-    """Replaces a task's title and description and answers the task.
+    """Replaces a task's title and description, and `completed` if it was sent, and answers the task.
 
     Raises:
         TaskNotFound: the user has no such task (404).
-        VersionMismatch: it is none of those in If-Match (412).
+        VersionMismatch: the task's entity tag is not in If-Match (412).
     """
     task = await tasks.replace(
         user,
@@ -93,11 +97,11 @@ async def update_task(
     if_match: str | None = None,
     prefer: str | None = None,
 ) -> ConnexionResponse:
-    """Changes the members sent, as a merge patch does (RFC 7396), and answers the task.
+    """Changes the members that were sent, as a merge patch (RFC 7396), and answers the task.
 
     Raises:
         TaskNotFound: the user has no such task (404).
-        VersionMismatch: it is none of those in If-Match (412).
+        VersionMismatch: the task's entity tag is not in If-Match (412).
     """
     task = await tasks.update(
         user,
@@ -111,11 +115,11 @@ async def update_task(
 
 
 async def delete_task(tasks: Tasks, user: User, task_id: str, if_match: str | None = None) -> ConnexionResponse:
-    """Removes a task for good.
+    """Deletes a task permanently.
 
     Raises:
         TaskNotFound: the user has no such task (404).
-        VersionMismatch: it is none of those in If-Match (412).
+        VersionMismatch: the task's entity tag is not in If-Match (412).
     """
     await tasks.delete(user, task_id, versions=versions(if_match))
     return ConnexionResponse(204)
@@ -124,11 +128,11 @@ async def delete_task(tasks: Tasks, user: User, task_id: str, if_match: str | No
 async def toggle_task_completion(
     tasks: Tasks, user: User, task_id: str, *, if_match: str | None = None, prefer: str | None = None
 ) -> ConnexionResponse:
-    """Completes a task, or takes that back, and answers the task, with its place.
+    """Toggles whether a task is completed, and answers the task with its `Content-Location`.
 
     Raises:
         TaskNotFound: the user has no such task (404).
-        VersionMismatch: it is none of those in If-Match (412).
+        VersionMismatch: the task's entity tag is not in If-Match (412).
     """
     task = await tasks.toggle(user, task_id, versions=versions(if_match))
     return _changed(task, prefer, {"Content-Location": _path(user, task_id)})

@@ -113,7 +113,7 @@ class RequestBody:
         media_type, charset = read_media_type(content_type)
         validator = self.validators.get(media_type)
         if validator is None or charset not in ("utf-8", "utf8"):
-            raise UnsupportedMediaTypeProblem(detail=f"The body must be one of: {self.expected}.")
+            raise UnsupportedMediaTypeProblem(detail=f"The media type of the body must be one of: {self.expected}.")
         return validator
 
     async def _receive(self, headers: Headers, receive: Receive) -> bytearray:

@@ -1,17 +1,17 @@
-"""What a request, a response or a contract can do wrong.
+"""The faults of requests, responses and contracts, as exceptions.
 
     Exception
-    ├── UnsupportedConstruct            the contract uses what the engine does not implement: the start fails
-    └── connexion.ProblemException      each with the status that it becomes
+    ├── UnsupportedConstruct            the contract uses something unimplemented: the start fails
+    └── connexion.ProblemException      each becomes an answer with its status
         ├── OAuthProblem                401, no bearer token                     (Connexion's)
-        ├── NotAcceptable               406, the client wants no media type of ours
-        ├── UnsupportedMediaTypeProblem 415, a body of another media type        (Connexion's)
+        ├── NotAcceptable               406, the client accepts none of our media types
+        ├── UnsupportedMediaTypeProblem 415, a body of another media type       (Connexion's)
         ├── ContentTooLarge             413
         ├── InvalidRequest              422, with `errors`
-        └── NonConformingResponse       500, our own answer breaks the contract  (Connexion's)
+        └── NonConformingResponse       500, our answer breaks the contract      (Connexion's)
 
-An unknown path is left to the next application; a method that a path lacks is Starlette's `HTTPException`, 405, with
-`Allow`.
+The router (`openapi/routing.py`) passes an unknown path to the next application. For an unsupported method it raises
+Starlette's `HTTPException` with status 405 and `Allow`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from connexion.lifecycle import ConnexionResponse
 from starlette.types import Scope
 
 TEXT_LIMIT_CHARACTERS = 1000
-"""What a client sent may come back in an error, but not all of it."""
+"""The longest text in an error. It may quote the request, so it is bounded."""
 
 OnError = Callable[[Scope, Exception], ConnexionResponse]
-"""Makes the answer to a request that failed."""
+"""A function that makes the answer to a failed request."""
 
 
 class UnsupportedConstruct(Exception):
-    """The contract says something at `pointer` (RFC 6901, references resolved) that the engine does not implement."""
+    """The engine does not implement the construct at `pointer` (RFC 6901) of the contract with resolved references."""
 
     def __init__(self, pointer: str, construct: str) -> None:
         super().__init__(f"{pointer}: {construct} is not supported")
@@ -38,21 +38,24 @@ class UnsupportedConstruct(Exception):
 
 
 class NotAcceptable(ProblemException):
-    """The client accepts no media type that the operation answers with. Becomes 406."""
+    """The client accepts none of the media types of the operation's answers. Becomes 406."""
 
     def __init__(self, media_types: Iterable[str]) -> None:
-        super().__init__(status=406, detail=f"The answer can only be one of: {', '.join(media_types)}.")  # type: ignore[no-untyped-call]
+        super().__init__(status=406, detail=f"The answer is available only as: {', '.join(media_types)}.")  # type: ignore[no-untyped-call]
 
 
 class ContentTooLarge(ProblemException):
-    """The body is larger than the engine reads. Becomes 413."""
+    """The body is larger than the limit. Becomes 413."""
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(status=413, detail=f"The body is larger than {limit_bytes} bytes.")  # type: ignore[no-untyped-call]
 
 
 class InvalidRequest(ProblemException):
-    """Parameters or body are not as described; `ext["errors"]` lists `{pointer or parameter, detail}`. Becomes 422."""
+    """The parameters or the body break the contract. Becomes 422.
+
+    `ext["errors"]` lists the errors, each as `{pointer or parameter, detail}`.
+    """
 
     def __init__(self, errors: list[dict[str, str]]) -> None:
         super().__init__(status=422, detail="The request does not match the contract.", ext={"errors": errors})  # type: ignore[no-untyped-call]
@@ -67,5 +70,5 @@ class InvalidRequest(ProblemException):
 
 
 def pointer_token(key: object) -> str:
-    """A JSON Pointer's next reference token, escaped (RFC 6901, section 3)."""
+    """Escapes a key as the next reference token of a JSON Pointer (RFC 6901, section 3)."""
     return "/" + str(key).replace("~", "~0").replace("/", "~1")

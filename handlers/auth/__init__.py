@@ -1,8 +1,8 @@
-"""Who asks. The contract's security scheme names `handlers.auth.authenticate`.
+"""Authentication. The contract's security scheme names `handlers.auth.authenticate`.
 
-bearer  the token's user, and whether the path is theirs
-tokens  what makes a token valid
-keys    the keys that tokens are verified with
+bearer  finds the token's user, and checks that the path is that user's
+tokens  verifies tokens and remembers the verified ones
+keys    the keys that verify tokens: a shared secret or the issuer's key set
 """
 
 from handlers.auth.bearer import authenticate

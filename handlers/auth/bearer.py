@@ -1,4 +1,4 @@
-"""Who asks, and whether the path is theirs. The contract's security scheme names `authenticate`."""
+"""Identifies the user by the bearer token, and checks that the path is that user's."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from handlers.auth.tokens import Verifier
 
 
 class NotOwner(Exception):
-    """The path names another user than the token. Becomes 403."""
+    """The user in the path is not the token's user. Becomes 403."""
 
     reason = "the path names another user"
 
 
 async def authenticate(token: str, request: HTTPConnection) -> User:
-    """The user whom a valid token names, whose path this is.
+    """Returns the token's user, after checking that `user_id` in the path is the same user.
+
+    It leaves the user's id in `scope["state"]["user_id"]`, for the log, also when the path is another user's.
 
     Raises:
         TokenInvalid: the token is not valid (401).
-        KeysUnavailable: the issuer's keys cannot be fetched, so that nobody can tell (503).
+        KeysUnavailable: the issuer's keys cannot be fetched, so the token cannot be verified (503).
         NotOwner: the path names another user (403).
     """
     state = request.scope["state"]

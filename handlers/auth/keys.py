@@ -1,4 +1,4 @@
-"""The keys that tokens are verified with: a shared secret, or the issuer's key set (RFC 7517)."""
+"""The keys that verify tokens: a shared secret, or the issuer's key set (RFC 7517)."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ logger = structlog.get_logger()
 FETCH_SECONDS = 5.0
 FETCH_LIMIT_BYTES = 1_048_576
 FETCH_INTERVAL_SECONDS = 1.0
-"""At most one request per interval leaves for the issuer, whatever is thrown at the service."""
+"""The least time between two fetches, so that invalid tokens cannot make the service flood the issuer."""
 
 REFRESH_SECONDS = 300.0
-"""After this the keys are fetched again, while the known ones go on working."""
+"""The age at which keys are stale and are fetched again. Stale keys stay usable until a fetch succeeds."""
 
 RSA_MINIMUM_BITS = 2048
 
 
 class KeyUnknown(Exception):
-    """There is no such key, or it does not verify this algorithm. Becomes 401."""
+    """No key has this id and this algorithm. Becomes 401."""
 
 
 class KeysUnavailable(Exception):
-    """There are no keys yet, and the issuer does not give any. Becomes 503."""
+    """No keys were fetched yet, and they cannot be fetched now. Becomes 503."""
 
 
 class Keys(Protocol):
-    """Where keys come from."""
+    """A source of keys."""
 
     generation: int
-    """Another number whenever a key was removed: what the old keys verified must be verified again."""
+    """Changes when a key is removed or replaced. Tokens verified under another generation must be verified again."""
 
     async def find(self, key_id: object, algorithm: object) -> jwt.PyJWK:
-        """The key that verifies a token with this header.
+        """Finds the key for a token whose header has this `kid` and `alg`.
 
         Raises:
-            KeyUnknown: there is none (401).
-            KeysUnavailable: nobody can tell just now (503).
+            KeyUnknown: there is no such key (401).
+            KeysUnavailable: the keys cannot be fetched (503).
         """
         ...
 
     def refresh(self) -> None:
-        """Starts to fetch the keys again where they are stale, without waiting for them."""
+        """Starts a fetch in the background if the keys are stale, and returns at once."""
         ...
 
 
 class SharedSecret:
-    """One secret, shared with the issuer, for HS256; it has no id, and none is looked at."""
+    """One secret, shared with the issuer, for HS256. It ignores the token's key id."""
 
     generation = 0
 
@@ -67,11 +67,15 @@ class SharedSecret:
         return self._key
 
     def refresh(self) -> None:
-        """A secret does not go stale."""
+        """Does nothing: a secret does not become stale."""
 
 
 class KeySet:
-    """The issuer's published keys, fetched without blocking the event loop, once for many waiting requests."""
+    """The issuer's published keys, fetched without blocking the event loop.
+
+    Requests that wait for the keys at the same time share one fetch. A failed fetch is logged, and the known keys stay
+    in use.
+    """
 
     def __init__(self, url: str, client: httpx.AsyncClient) -> None:
         self.generation = 0
@@ -84,16 +88,18 @@ class KeySet:
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: object, algorithm: object) -> jwt.PyJWK:
-        """The key of this id, or the only one for the algorithm where the token names none.
+        """Finds the key with this id and algorithm; without an id, the only key for the algorithm.
+
+        An unknown key makes one new fetch: the issuer may have published it since the last one.
 
         Raises:
-            KeyUnknown: the issuer does not publish it, or not for this algorithm (401).
-            KeysUnavailable: no keys were ever fetched, and none can be now (503).
+            KeyUnknown: the issuer publishes no such key for this algorithm (401).
+            KeysUnavailable: no keys were fetched yet, and they cannot be fetched now (503).
         """
         self.refresh()
         asked_at_seconds = time.monotonic()
         while (key := self._known(key_id, algorithm)) is None and self._attempted_at_seconds < asked_at_seconds:
-            # A fetch that was under way already may have left before the key was published: the next one tells.
+            # A running fetch may have started before the key was published, so a second fetch may follow it.
             await asyncio.shield(self._fetch())
         if not self._keys:
             raise KeysUnavailable
@@ -102,7 +108,7 @@ class KeySet:
         return key
 
     def refresh(self) -> None:
-        """Starts to fetch the keys again where they are stale, without waiting for them."""
+        """Starts a fetch in the background if the keys are stale, and returns at once."""
         if time.monotonic() > self._stale_at_seconds:
             self._fetch()
 
@@ -114,7 +120,7 @@ class KeySet:
         return key if key is not None and key.algorithm_name == algorithm else None
 
     def _fetch(self) -> asyncio.Task[None]:
-        """The fetch that is under way, or a new one; whoever awaits it shares it."""
+        """The running fetch, or a new one. All callers share it."""
         if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.create_task(self._fetch_when_due())
         return self._fetching
@@ -137,11 +143,11 @@ class KeySet:
 async def fetch_keys(
     url: str, client: httpx.AsyncClient
 ) -> tuple[dict[object, jwt.PyJWK], dict[object, Any], str | None]:
-    """The usable keys and the published ones, whatever they are, by id; and the time that the issuer says it is.
+    """Fetches the key set: its usable keys by id, all published keys by id, and the issuer's `Date` header.
 
     Raises:
         httpx.HTTPError: the issuer cannot be reached.
-        ValueError: what it answers is no key set with a usable key.
+        ValueError: the answer is not a key set with a usable key.
     """
     body = b""
     async with client.stream("GET", url, headers={"Accept": "application/json"}) as response:
@@ -153,8 +159,8 @@ async def fetch_keys(
                 raise ValueError("the key set is too large")
     key_set = msgspec.json.decode(body)
     if not isinstance(key_set, dict) or not isinstance(key_set.get("keys"), list):
-        raise ValueError("the answer is not a key set")  # noqa: TRY004 - what was sent is wrong, not what was passed
-    # Keys without an id stand under their own content, so that none hides another.
+        raise ValueError("the answer is not a key set")  # noqa: TRY004 - the data is wrong, not an argument's type
+    # A key without an id is stored under its own content, so that it hides no other key.
     published = {
         msgspec.json.encode(key) if key.get("kid") is None else key["kid"]: key
         for key in key_set["keys"]
@@ -167,14 +173,14 @@ async def fetch_keys(
 
 
 def _usable(published: dict[object, Any]) -> dict[object, jwt.PyJWK]:
-    """Those keys that may verify signatures. Symmetric and private ones may not: a published secret is no secret."""
+    """The keys that may verify signatures. Symmetric and private keys may not: they are secret, but were published."""
     usable: dict[object, jwt.PyJWK] = {}
     for key_id, published_key in published.items():
         if published_key.get("kty") == "oct" or "d" in published_key or published_key.get("use", "sig") != "sig":
             continue
         try:
             key = jwt.PyJWK(published_key)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one key, the others go on working
+        except Exception as error:  # noqa: BLE001 - one bad key must not make the others unusable
             logger.warning("key_ignored", key_id=published_key.get("kid"), reason=type(error).__name__)
             continue
         if key.key_type == "RSA" and key.key.key_size < RSA_MINIMUM_BITS:

@@ -1,4 +1,7 @@
-"""What makes a token valid: a JSON Web Token (RFC 7519), verified as RFC 8725 advises."""
+"""Verifies JSON Web Tokens (RFC 7519) as RFC 8725 advises.
+
+The reasons of `TokenInvalid` are logged: they must never quote the token or a claim's value.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ CLAIM_LIMIT_CHARACTERS = 1_000
 REMEMBERED_TOKENS = 10_000
 
 TIMES = ("exp", "nbf", "iat")
-"""Claims that are a NumericDate: a JSON number, not a string that looks like one (RFC 7519, section 2)."""
+"""Claims that must be a NumericDate: a JSON number, not a string of digits (RFC 7519, section 2)."""
 
 TYPES = frozenset({"jwt", "at+jwt"})
-"""The values of `typ` that name an access token (RFC 8725, section 3.11)."""
+"""The values of the `typ` header that are accepted (RFC 8725, section 3.11). A token may also have no `typ`."""
 
 
 class TokenInvalid(Exception):
-    """The token is not valid; `reason` is for the log. Becomes 401."""
+    """The token is not valid. `reason` goes into the log only. Becomes 401."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -43,7 +46,10 @@ class _Verified:
 
 
 class Verifier:
-    """Tells who sent a token. A verified one is remembered until it expires, or its keys change."""
+    """Finds the user of a token. Verified tokens are remembered until they expire or a key is removed.
+
+    `hits` counts the tokens that were found remembered, `misses` those that had to be verified.
+    """
 
     def __init__(
         self,
@@ -54,12 +60,12 @@ class Verifier:
         leeway_seconds: float = 0,
         remembered_tokens: int = REMEMBERED_TOKENS,
     ) -> None:
-        """Without `issuer` and `audience`, `iss` and `aud` are not looked at; with them, they are required."""
+        """`iss` must equal `issuer`, and `aud` must contain `audience`. None for an argument skips its check."""
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
         self._leeway_seconds = leeway_seconds
-        # Keyed by digest, so that no token lies about in memory for longer than its request.
+        # The keys are digests, so that no token stays in memory longer than its request.
         self._verified: LRUCache[bytes, _Verified] = LRUCache(remembered_tokens)
         self.hits = self.misses = 0
 
@@ -69,10 +75,10 @@ class Verifier:
         return len(self._verified)
 
     async def verify(self, token: str) -> User:
-        """The user whom the token names.
+        """Returns the user that the token's claims describe.
 
         Raises:
-            TokenInvalid: malformed, forged, expired, not yet valid, or without a claim that it needs (401).
+            TokenInvalid: the token is malformed, forged, expired, not yet valid, or lacks a required claim (401).
             KeysUnavailable: the keys cannot be fetched (503).
         """
         digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
@@ -86,7 +92,7 @@ class Verifier:
             raise TokenInvalid("the token has expired")
         else:
             self.hits += 1
-            # A remembered token needs no key, but it must not outlive one that was removed.
+            # A remembered token needs no key. The refresh discovers whether its key was removed.
             self._keys.refresh()
         return known.user
 
@@ -116,23 +122,27 @@ class Verifier:
         except KeyUnknown:
             raise TokenInvalid("no key verifies the token") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            # PyJWT's messages name the claim, not its value; of the others only the kind is told.
+            # PyJWT's messages name a claim, not its value. Others may quote the token, so only their class is logged.
             raise TokenInvalid(str(error) if isinstance(error, jwt.PyJWTError) else type(error).__name__) from None
         if any(type(claims.get(name, 0)) not in (int, float) for name in TIMES):
             raise TokenInvalid("a time is not a number")
-        # Whole seconds, as PyJWT reads them: a remembered token ends when a fresh one would.
+        # PyJWT compares whole seconds. Doing the same here makes remembered and new tokens expire at the same time.
         return _Verified(_user(claims), int(claims["exp"]) + self._leeway_seconds, self._keys.generation)
 
 
 def _header(token: str) -> dict[str, Any]:
-    """The token's header, if its form is one that is worth verifying."""
+    """Decodes the token's header and checks the token's form, before any key is looked up.
+
+    Raises:
+        TokenInvalid: the token is too long or malformed, or its header asks for something unsupported (401).
+    """
     if len(token) > TOKEN_LIMIT_CHARACTERS:
         raise TokenInvalid("the token is too long")
     if token.count(".") != 2:  # noqa: PLR2004 - header, claims and signature (RFC 7515, section 7.1)
         raise TokenInvalid("the token does not have three parts")
     decoded, _, _ = map(_decode, token.split("."))
-    # PyJWT's own way to the header says in its message which critical extension it does not know, in the sender's
-    # words; they are no reason to log.
+    # PyJWT could decode the header too, but its message quotes an unknown critical extension, and the client's words
+    # must not be logged.
     try:
         header = json.loads(decoded)
     except (ValueError, RecursionError):
@@ -150,7 +160,7 @@ def _header(token: str) -> dict[str, Any]:
 
 
 def _decode(part: str) -> bytes:
-    """The bytes of a part; a second spelling of them is not the token that was issued (RFC 4648, section 3.5)."""
+    """Decodes a part of the token. It refuses another encoding of the same bytes (RFC 4648, section 3.5)."""
     try:
         decoded = base64url_decode(part)
     except ValueError:
@@ -172,7 +182,7 @@ def _user(claims: dict[str, Any]) -> User:
 
 
 def _text(claim: object, limit_characters: int) -> str | None:
-    """A claim that PostgreSQL can store, or None: neither U+0000 nor lone surrogates, and not too long."""
+    """The claim, or None if PostgreSQL cannot store it: U+0000, a lone surrogate, or more than `limit_characters`."""
     if not isinstance(claim, str) or len(claim) > limit_characters or "\0" in claim:
         return None
     try:
