@@ -1,4 +1,7 @@
-"""The command line: `taskpact serve | migrate | token | database-url | check`."""
+"""The command line: `taskpact serve | migrate | token | database-url | check`.
+
+An expected failure prints one line to stderr and exits with 1.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ CLOCK_TOLERANCE_SECONDS = 5
 
 
 class Commands(click.Group):
-    """Commands whose foreseeable failures are told in one line, without a traceback."""
+    """Prints expected failures of a command in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -51,22 +54,22 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="taskpact")
 def main() -> None:
-    """The backend of a todo application with many users. Settings come from the environment: see the README."""
+    """The backend of a todo application with many users. Settings are environment variables: see the README."""
 
 
 @main.command()
 @click.option("--host", help="The address to listen on [HOST, 127.0.0.1].")
-@click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on [PORT, 8000]; 0 for any.")
-@click.option("--workers", type=click.IntRange(1, 256), help="Worker processes [WORKERS, 1].")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on [PORT, 8000]; 0 for a free one.")
+@click.option("--workers", type=click.IntRange(1, 256), help="The number of worker processes [WORKERS, 1].")
 def serve(**given: object) -> None:
-    """Run the service. Without DATABASE_URL it brings its own PostgreSQL."""
-    # Workers read their settings from the environment, as they do everywhere else.
+    """Run the service. Without DATABASE_URL, it starts its own PostgreSQL."""
+    # Worker processes read their settings from the environment, so the options go there.
     os.environ.update({name.upper(): str(value) for name, value in given.items() if value is not None})
     settings = read_settings()
     configure_logs(settings.log_level, settings.log_format)
-    from app.observe.metrics import metrics_server  # noqa: PLC0415 - the other commands are quicker without Connexion
+    from app.observe.metrics import metrics_server  # noqa: PLC0415 - importing Connexion would slow the other commands
 
-    # The server ends on a signal by raising it again: it must not end this process before its database is stopped.
+    # uvicorn ends by raising its signal again. That must not end this process before the embedded database is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     port = _free_port(settings.host, settings.port)
     if settings.metrics_port:
@@ -85,9 +88,9 @@ def serve(**given: object) -> None:
 
 
 @main.command("migrate")
-@click.option("--sql", is_flag=True, help="Only print what would be done, for psql.")
+@click.option("--sql", is_flag=True, help="Print the SQL for psql and change nothing.")
 def migrate_database(*, sql: bool) -> None:
-    """Bring the database's schema to the version that this service needs."""
+    """Migrate the database's schema to the version that this service needs."""
     with _database(read_settings()) as url:
         said = migration_sql(url) if sql else f"The schema is at {migrate(url)}.\n"
     click.echo(said, nl=False)
@@ -96,10 +99,14 @@ def migrate_database(*, sql: bool) -> None:
 @main.command()
 @click.argument("sub")
 @click.option(
-    "--ttl-seconds", type=click.IntRange(1), default=TOKEN_TTL_SECONDS, show_default=True, help="Its lifetime."
+    "--ttl-seconds",
+    type=click.IntRange(1),
+    default=TOKEN_TTL_SECONDS,
+    show_default=True,
+    help="Its lifetime in seconds.",
 )
 def token(sub: str, ttl_seconds: int) -> None:
-    """Print a token for the user SUB, signed with JWT_SECRET or the kept secret. For trials."""
+    """Print a token for the user SUB, for trials. It is signed with JWT_SECRET, or the secret in TASKPACT_DATA_DIR."""
     settings = read_settings()
     if settings.jwt_jwks_url is not None:
         raise click.ClickException("JWT_JWKS_URL is set: only the issuer can sign tokens")
@@ -108,15 +115,15 @@ def token(sub: str, ttl_seconds: int) -> None:
 
 @main.command("database-url")
 def database_url() -> None:
-    """Print the URL of the database in use, for psql. It may hold a password."""
+    """Print the URL of the database, for psql. It may contain a password."""
     with _database(read_settings()) as url:
         click.echo(url)
 
 
 @main.command()
 def check() -> None:
-    """Check settings, database, role, schema and keys; exit with 1 if the service could not run."""
-    # A process that serves does without these.
+    """Check settings, database, role, schema and keys. Exit with 1 if the service cannot run."""
+    # Only this command needs rich.
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
@@ -147,7 +154,7 @@ def check() -> None:
 
 
 def _free_port(host: str, port: int) -> int:
-    """The port to listen on, tried before anything is started for it; one that is free, where any will do."""
+    """Returns the port to listen on, or a free one for port 0. A taken port fails here, before anything is started."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -168,7 +175,7 @@ def _run(settings: Settings, port: int) -> None:
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[str]:
-    """The URL of the database: the configured one's, or an embedded one's while it runs, at this service's schema."""
+    """Gives the configured database's URL. Without one, an embedded server runs, migrated, until the context ends."""
     if settings.database_url is not None:
         yield settings.database_url.reveal()
         return
@@ -178,10 +185,12 @@ def _database(settings: Settings) -> Iterator[str]:
 
 
 def _secret(settings: Settings) -> str:
-    """The configured secret, or the one that this trial's folder keeps, readable by nobody else.
+    """Returns JWT_SECRET, or else the secret in TASKPACT_DATA_DIR.
+
+    That one is made if it is missing. Only its owner can read it.
 
     Raises:
-        SettingsError: the folder cannot be used.
+        SettingsError: TASKPACT_DATA_DIR cannot be used.
     """
     if settings.jwt_secret is not None:
         return settings.jwt_secret.reveal()
@@ -192,7 +201,7 @@ def _secret(settings: Settings) -> str:
             with NamedTemporaryFile("w", dir=path.parent) as file, suppress(FileExistsError):
                 file.write(secrets.token_urlsafe(48))
                 file.flush()
-                # Several processes may do this at once: the first file that has the name is whole, and stays.
+                # Several processes may do this at once. Only the first link succeeds, and its file is already complete.
                 os.link(file.name, path)
         return path.read_text()
     except OSError as error:
@@ -214,8 +223,8 @@ def _greet(settings: Settings, port: int) -> None:
     url = f"http://{host}:{port}"
     bearer = _token(settings, TRIAL_USER, TOKEN_TTL_SECONDS)
     click.echo(
-        f"Taskpact on {url}, its documentation on {url}/docs/, its data in {settings.data_dir}.\n"
-        f"Create a task (the token is good for a day; `taskpact token SUB` makes others):\n\n"
+        f"Taskpact runs on {url}, with its documentation on {url}/docs/. Its data is in {settings.data_dir}.\n"
+        f"Create a task (the token is valid for a day; `taskpact token SUB` makes others):\n\n"
         f"curl -X POST {url}/api/{TRIAL_USER}/tasks -H 'Authorization: Bearer {bearer}'"
         f" -H 'Content-Type: application/json' -d '{{\"title\": \"Buy oat milk\"}}'\n"
     )
@@ -223,7 +232,7 @@ def _greet(settings: Settings, port: int) -> None:
 
 
 def _check_keys(settings: Settings) -> list[Check]:
-    """The keys are there, and the issuer's clock says the same as this machine's."""
+    """Checks that the keys can be fetched, and that the issuer's clock agrees with this machine's."""
     if settings.jwt_jwks_url is None:
         kept = "a shared secret, HS256" if settings.jwt_secret else f"a secret kept in {settings.data_dir}"
         return [Check("keys", True, kept)]
@@ -236,7 +245,7 @@ def _check_keys(settings: Settings) -> list[Check]:
     try:
         ahead_seconds = time.time() - parsedate_to_datetime(said or "").timestamp()
     except ValueError:
-        return checks  # It does not say what time it is.
+        return checks  # The issuer's answer has no valid Date header.
     if abs(ahead_seconds) > CLOCK_TOLERANCE_SECONDS:
         is_off = (
             f"this clock is {abs(ahead_seconds):.0f} s {'ahead of' if ahead_seconds > 0 else 'behind'} the issuer's"

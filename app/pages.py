@@ -1,4 +1,7 @@
-"""What a person looks at: the first page, the contract and its documentation."""
+"""The pages for people: the home page, the contract as YAML and JSON, and the policies of the documentation.
+
+Connexion serves the documentation itself (Swagger UI, `/docs/`).
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ OnError = Callable[[Request, Exception], Response]
 
 
 async def home(_request: Request) -> Response:
-    """Tells what this is, and leads on."""
+    """Answers the home page: what the service is, and links to the documentation."""
     return HTMLResponse(HOME)
 
 
 def policies(documentation: SwaggerUIOptions) -> dict[str, str]:
-    """The Content-Security-Policy of each page, by its path: its own scripts and styles, and no other host."""
+    """Returns each page's Content-Security-Policy by its path. A page loads only its own scripts and styles."""
     configured = SwaggerUIConfig(documentation, oas_version=(3, 0, 3))
-    # The page as Connexion serves it, to know what stands in it.
+    # The template is rendered here as Connexion serves it: the policy needs its inline scripts and styles.
     template = Jinja2Templates(configured.swagger_ui_template_dir).get_template("index.j2")
     page = template.render(openapi_spec_url=configured.openapi_spec_path)
     swagger_ui = _policy(page, script="'self'", style="'self'", img="'self' data:", connect="'self'")
@@ -42,7 +45,7 @@ def policies(documentation: SwaggerUIOptions) -> dict[str, str]:
 
 
 def _policy(page: str, **sources: str) -> str:
-    """A policy that lets a page load from these sources, and beside that only what stands in it."""
+    """Makes a policy that allows these sources, and the page's inline scripts and styles by their hashes."""
     for kind, text in re.findall(r"<(script|style)>(.*?)</\1>", page, re.DOTALL):
         digest = b64encode(sha256(text.encode()).digest()).decode()
         sources[kind] = f"{sources.get(kind, '')} 'sha256-{digest}'".lstrip()
@@ -51,7 +54,7 @@ def _policy(page: str, **sources: str) -> str:
 
 
 def contract_routes(contract: Path) -> list[Route]:
-    """Routes to the contract: as it was written, and as JSON."""
+    """Returns the routes of the contract: the file itself, and the same as JSON."""
     text = contract.read_bytes()
     json = msgspec.json.encode(yaml.safe_load(text))
 
@@ -65,7 +68,7 @@ def contract_routes(contract: Path) -> list[Route]:
 
 
 def to_starlette(answer: Callable[[Scope, Exception], ConnexionResponse]) -> OnError:
-    """The problem table in the form that Starlette's exception middleware takes."""
+    """Turns `problems.answer` into a handler for Starlette's exception middleware."""
 
     def on_error(request: Request, error: Exception) -> Response:
         response = answer(request.scope, error)
@@ -75,7 +78,7 @@ def to_starlette(answer: Callable[[Scope, Exception], ConnexionResponse]) -> OnE
 
 
 class WholeFiles:
-    """Lets nobody ask for a part of a file: what Starlette says of a range that there is not is no problem."""
+    """Removes `Range` from requests for files, because Starlette's 416 is not a problem document."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

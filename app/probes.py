@@ -1,4 +1,4 @@
-"""Whether the service is alive, and ready."""
+"""The health probes: `/healthz` for liveness, `/readyz` for readiness."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ async def healthz(_request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Answers 200 when the database answers, its schema suffices, and the service is not about to end.
+    """Answers 200 if the database answers, its schema suffices, and the service is not shutting down.
 
     Raises:
-        Ending: it is about to end (503).
-        DatabaseUnavailable: it does not answer (503).
-        SchemaMismatch: its schema is older, or none of ours (503).
+        Ending: the service is shutting down (503).
+        DatabaseUnavailable: the database does not answer (503).
+        SchemaMismatch: the database's schema is too old, or belongs to another service (503).
     """
     if hasattr(request.state, "is_ending"):
         raise Ending

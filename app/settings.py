@@ -1,4 +1,4 @@
-"""All configuration, read once from the environment. A mistake stops the start and names the variable."""
+"""The service's settings, read once from environment variables. A wrong one stops the start, and the error names it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from db.url import to_conninfo
 from db.wire.connection import Claims
 
 SECRET_MINIMUM_BYTES = 32
-"""As long as HS256's hash (RFC 7518, section 3.2)."""
+"""The length of HS256's hash, which the secret must have at least (RFC 7518, section 3.2)."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
-"""As browsers send it: in lower case (RFC 6454, section 6.2), and without the port that the scheme implies."""
+"""An origin as browsers send it: in lower case (RFC 6454, section 6.2). The scheme's default port is refused apart."""
 
 IMPLIED_PORT = re.compile(r"http:.*:80|https:.*:443")
 
 
 class SettingsError(Exception):
-    """A variable is missing or wrong; the message names it, and never tells a secret."""
+    """A variable is missing or wrong. The message names the variable and never contains a secret."""
 
 
 class Secret:
-    """A value that shows itself only when asked."""
+    """A text that `repr` hides. `reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -56,7 +56,7 @@ def _variable(name: str, convert: Callable[[str], Any], default: Any, help_: str
         if not isinstance(value, str):
             return value
         if not value:
-            raise SettingsError(f"{name} is empty; unset it instead")
+            raise SettingsError(f"{name} is empty: set a value or remove the variable")
         try:
             value.encode()
             return convert(value)
@@ -115,7 +115,7 @@ def _jwks_url(text: str) -> str:
     if not is_url or url.username or url.password:
         raise ValueError("must be an https:// URL, without user and password")
     if url.scheme == "http" and url.hostname not in LOOPBACK:
-        raise ValueError("must be an https:// URL: with http://, whoever is on the way could replace the keys")
+        raise ValueError("must be an https:// URL: with http://, an attacker on the network could replace the keys")
     return text
 
 
@@ -124,14 +124,14 @@ def _origins(text: str) -> tuple[str, ...]:
     for origin in origins:
         if not ORIGIN.fullmatch(origin) or IMPLIED_PORT.fullmatch(origin):
             raise ValueError(
-                "must be origins like https://app.example, separated by commas, as browsers send them:"
-                " in lower case, without path, wildcard or the scheme's own port"
+                "must be origins like https://app.example, separated by commas. Write each as browsers send it:"
+                " in lower case, without path, wildcard or the scheme's default port"
             )
     return origins
 
 
 def _data_dir() -> Path:
-    """The user's data folder, or the machine's where the user has no home, as systemd's dynamic ones."""
+    """The user's data folder; the machine's for a user without a home, such as systemd's dynamic users."""
     try:
         return Path(platformdirs.user_data_dir("taskpact"))
     except RuntimeError:
@@ -140,25 +140,25 @@ def _data_dir() -> Path:
 
 @environ.config(prefix="", frozen=True)
 class Settings:
-    """The settings, by the names of their variables in lower case."""
+    """The settings. Each member is named like its variable, in lower case."""
 
     database_url: Secret | None = _variable(
-        "DATABASE_URL", _database_url, None, "the database; without it, an embedded one"
+        "DATABASE_URL", _database_url, None, "the database's URL; without it, an embedded server runs"
     )
     database_pool_size: int = _variable(
-        "DATABASE_POOL_SIZE", _whole_number(1, 1000), 20, "connections, shared out among workers"
+        "DATABASE_POOL_SIZE", _whole_number(1, 1000), 20, "connections of all workers together"
     )
     database_queue_size: int | None = _variable(
-        "DATABASE_QUEUE_SIZE", _whole_number(1, 100_000), None, "requests that may wait for one of them"
+        "DATABASE_QUEUE_SIZE", _whole_number(1, 100_000), None, "requests that may wait for a connection"
     )
     database_prepare: bool = _variable(
-        "DATABASE_PREPARE", _truth, True, "false for poolers that cannot prepare statements"
+        "DATABASE_PREPARE", _truth, True, "false for poolers without prepared statements"
     )
     database_claims: Claims = _variable(
         "DATABASE_CLAIMS",
         _one_of("auto", "set_config", "set_local"),
         "auto",
-        "how claims travel; auto: by set_local where the database has Citus, shorter where no pooler is",
+        "how the user's id reaches the database; auto: set_local on Citus, fewer settings without a pooler",
     )
     database_wait_seconds: float = _variable(
         "DATABASE_WAIT_SECONDS", _seconds, 1.5, "how long a request waits for a connection"
@@ -168,37 +168,37 @@ class Settings:
     )
     jwt_secret: Secret | None = _variable("JWT_SECRET", _secret, None, "the secret shared with the issuer (HS256)")
     jwt_jwks_url: str | None = _variable("JWT_JWKS_URL", _jwks_url, None, "the issuer's key set")
-    jwt_issuer: str | None = _variable("JWT_ISSUER", str, None, "required `iss` of a token")
-    jwt_audience: str | None = _variable("JWT_AUDIENCE", str, None, "required `aud` of a token")
+    jwt_issuer: str | None = _variable("JWT_ISSUER", str, None, "the `iss` that a token must have")
+    jwt_audience: str | None = _variable("JWT_AUDIENCE", str, None, "the `aud` that a token must have")
     jwt_cache_size: int = _variable(
         "JWT_CACHE_SIZE", _whole_number(1, 10_000_000), 10_000, "verified tokens that each worker remembers"
     )
     jwt_leeway_seconds: int = _variable(
-        "JWT_LEEWAY_SECONDS", _whole_number(0, 300), 0, "tolerated difference of clocks"
+        "JWT_LEEWAY_SECONDS", _whole_number(0, 300), 0, "tolerated difference between clocks"
     )
     host: str = _variable("HOST", str, "127.0.0.1", "the address to listen on")
     port: int = _variable("PORT", _whole_number(0, 65535), 8000, "the port to listen on")
     metrics_port: int | None = _variable(
-        "METRICS_PORT", _whole_number(1, 65535), None, "the port to serve metrics on; without it, none are taken"
+        "METRICS_PORT", _whole_number(1, 65535), None, "the port for metrics; without it, there are no metrics"
     )
     workers: int = _variable("WORKERS", _whole_number(1, 256), 1, "worker processes")
     keep_alive_seconds: int = _variable(
-        "KEEP_ALIVE_SECONDS", _whole_number(1, 3600), 65, "how long a connection may wait for its next request"
+        "KEEP_ALIVE_SECONDS", _whole_number(1, 3600), 65, "how long a connection may be idle between requests"
     )
     drain_seconds: int = _variable(
-        "DRAIN_SECONDS", _whole_number(0, 600), 0, "how long to serve on, but not be ready, before ending"
+        "DRAIN_SECONDS", _whole_number(0, 600), 0, "how long to answer on while not ready, before shutdown"
     )
-    cors_origins: tuple[str, ...] = _variable("CORS_ORIGINS", _origins, (), "origins that browsers may call from")
+    cors_origins: tuple[str, ...] = _variable("CORS_ORIGINS", _origins, (), "origins whose pages may call the API")
     hsts_seconds: int = _variable(
-        "HSTS_SECONDS", _whole_number(0, 63_072_000), 0, "for how long browsers shall come by HTTPS alone; 0: not said"
+        "HSTS_SECONDS", _whole_number(0, 63_072_000), 0, "the max-age of Strict-Transport-Security; 0: no header"
     )
     log_level: str = _variable(
-        "LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info", "what is worth a line"
+        "LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info", "the least level that is logged"
     )
     log_format: str = _variable(
-        "LOG_FORMAT", _one_of("console", "json"), "console" if sys.stderr.isatty() else "json", "how a line looks"
+        "LOG_FORMAT", _one_of("console", "json"), "console" if sys.stderr.isatty() else "json", "the format of the log"
     )
-    provision_users: bool = _variable("PROVISION_USERS", _truth, True, "false: a user without a row is refused")
+    provision_users: bool = _variable("PROVISION_USERS", _truth, True, "false: refuse users without a row in `users`")
     data_dir: Path = _variable(
         "TASKPACT_DATA_DIR",
         Path,
@@ -210,11 +210,11 @@ class Settings:
         if self.metrics_port == self.port:
             raise SettingsError("METRICS_PORT and PORT must differ")
         if self.jwt_secret and self.jwt_jwks_url:
-            raise SettingsError("JWT_SECRET and JWT_JWKS_URL exclude each other: set one")
+            raise SettingsError("JWT_SECRET and JWT_JWKS_URL are both set: remove one")
         if self.database_url and not (self.jwt_secret or self.jwt_jwks_url):
             raise SettingsError("JWT_SECRET or JWT_JWKS_URL must be set: there is no default secret")
         if self.database_pool_size < self.workers:
-            raise SettingsError("WORKERS must not be more than DATABASE_POOL_SIZE: each needs a connection")
+            raise SettingsError("WORKERS must be at most DATABASE_POOL_SIZE: each worker needs a connection")
 
 
 def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:

@@ -1,15 +1,18 @@
 """The contract, `openapi.yaml`, and the engine that turns it into running checks.
 
-Connexion loads the contract, resolves its references and finds the functions that it names. The engine compiles each
-operation once, at start, into readers and validators; a request only runs them. It knows nothing of tasks and would
-serve any other contract:
+Connexion loads the contract, resolves its references and finds the functions that it names. At start, the engine
+compiles each operation into readers and validators. A request only runs them. The engine knows nothing of tasks and
+could serve another contract:
 
-    errors       what a request, a response or a contract can do wrong
-    schemas      OpenAPI schema objects -> compiled validators
-    parameters   parameter objects -> readers of path, query and headers
-    negotiation  what a client accepts
-    bodies       request bodies -> readers of JSON
-    responses    response objects -> checks of what leaves
-    operations   an operation: security, parameters, body, handler, response, in this order
-    engine       the ASGI middleware: routes to operations
+    routing      the router: finds the operation for a method and a path
+    contract     the middleware that compiles the operations and calls the routed one
+    operations   one operation: security, parameters, body, handler, response, in this order
+    parameters   parameter objects -> readers of path, query and header values
+    bodies       request body objects -> readers of JSON bodies
+    negotiation  which media types and content codings a client accepts
+    responses    response objects -> checks of answers
+    schemas      schema objects -> validators
+    errors       the exceptions for faults of requests, responses and contracts
+
+A construct that the engine does not implement stops the start, so no part of the contract goes unchecked.
 """

@@ -1,4 +1,4 @@
-"""Request bodies: JSON, of a bounded size, validated by a compiled schema."""
+"""Reads request bodies: JSON of a bounded size, validated by a compiled schema."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def is_json(media_type: str) -> bool:
 
 
 def decode_json(body: bytes | bytearray) -> Any:
-    """The value of a JSON text (RFC 8259).
+    """Decodes a JSON text (RFC 8259).
 
     Raises:
-        ValueError: malformed, not UTF-8, nested too deep, a lone surrogate, NaN or a number out of range.
+        ValueError: the text is malformed, not UTF-8 or nested too deep, or contains a lone surrogate, NaN or a number
+            out of range. The message does not quote the text.
     """
     try:
         return msgspec.json.decode(body)
@@ -41,25 +42,25 @@ def decode_json(body: bytes | bytearray) -> Any:
         raise ValueError("the body is not JSON") from None
 
 
-# A field has 64 KiB at most: what is remembered takes 4 MiB at most.
+# A header field has at most 64 KiB, so the cache takes at most 4 MiB.
 @lru_cache(maxsize=64)
 def read_media_type(content_type: bytes) -> tuple[str, str]:
-    """The media type and the charset of a Content-Type header, in lower case (RFC 9110, section 8.3.1).
+    """Returns the media type and the charset of a Content-Type header, in lower case (RFC 9110, section 8.3.1).
 
-    Without a charset, and where the parameters are malformed, it is UTF-8, as JSON always is (RFC 8259, section 8.1).
+    The charset is UTF-8 if it is missing or the parameters are malformed: JSON is UTF-8 (RFC 8259, section 8.1).
     """
     media_type, parameters = parse_options_header(content_type.decode("latin-1"))
     return media_type.lower(), parameters.get("charset", "utf-8").lower()
 
 
 class RequestBody:
-    """The body of an operation, ready to be read."""
+    """The compiled request body of an operation."""
 
     def __init__(self, request_body: Mapping[str, Any], pointer: str, limit_bytes: int) -> None:
-        """Compiles a request body object; bodies over `limit_bytes` are refused.
+        """Compiles a request body object. A body of more than `limit_bytes` is refused.
 
         Raises:
-            UnsupportedConstruct: a media type that is not JSON.
+            UnsupportedConstruct: a media type is not JSON, or a keyword is not implemented.
         """
         if "x-body-name" in request_body:
             raise UnsupportedConstruct(f"{pointer}/x-body-name", "'x-body-name'")
@@ -78,20 +79,20 @@ class RequestBody:
         self.expected = ", ".join(request_body["content"])
 
     async def read(self, headers: Headers, receive: Receive) -> Any:
-        """The decoded body, or `ABSENT` where there is none and none is needed.
+        """Reads, decodes and validates the body. Returns `ABSENT` if there is no body and none is required.
 
         Raises:
-            UnsupportedMediaTypeProblem: the media type is missing or another, or the body has a content coding (415).
-            ContentTooLarge: larger than the limit, found before it is read whole (413).
-            InvalidRequest: not JSON, or not as the schema says (422).
-            ClientDisconnect: the client left before the body was whole.
+            UnsupportedMediaTypeProblem: the media type is missing or unsupported, or there is a content coding (415).
+            ContentTooLarge: the body exceeds the limit; the rest of it is not read (413).
+            InvalidRequest: the body is missing, is not JSON, or does not match the schema (422).
+            ClientDisconnect: the client disconnected before the body was complete.
         """
         content_type = headers.get(b"content-type")
         if content_type is None and not self.required and _is_empty(headers):
             return ABSENT
         validator = self._validator(content_type or b"")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            # What is said to be compressed is not read as if it were not (RFC 9110, section 15.5.16).
+            # A compressed body must not be read as if it were plain (RFC 9110, section 15.5.16).
             raise UnsupportedMediaTypeProblem(detail="The body must not have a content coding.")
         body = await self._receive(headers, receive)
         if not body:
@@ -117,10 +118,10 @@ class RequestBody:
         return validator
 
     async def _receive(self, headers: Headers, receive: Receive) -> bytearray:
-        # The server has checked that the header, if there is one, is a number and is what it delivers.
+        # The server has checked that Content-Length, if present, is a number and equals the length of the body.
         if int(headers.get(b"content-length", 0)) > self.limit_bytes:
             raise ContentTooLarge(self.limit_bytes)
-        body = bytearray()  # Bytes would be copied whole for each chunk.
+        body = bytearray()  # Joining bytes would copy the whole body for each chunk.
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":

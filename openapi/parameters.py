@@ -1,4 +1,4 @@
-"""Parameter objects, compiled to readers of path, query and headers."""
+"""Compiles parameter objects to readers of path, query and header values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openapi.errors import InvalidRequest, UnsupportedConstruct
 from openapi.schemas import compile_schema, describe_errors
 
 ABSENT: Any = object()
-"""Stands for a parameter that was not sent and has no default: the handler's own default holds."""
+"""Marks a parameter that was not sent and has no default. The handler's own default applies."""
 
 QUERY_FIELDS_LIMIT = 100
 
@@ -50,7 +50,7 @@ CASTS: dict[str, Callable[[str], Any]] = {"string": str, "integer": _integer, "n
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of an operation, ready to be read."""
+    """One compiled parameter of an operation."""
 
     name: str
     argument: str
@@ -64,7 +64,7 @@ class Parameter:
         """Compiles a parameter object.
 
         Raises:
-            UnsupportedConstruct: a place, style or type that is not implemented.
+            UnsupportedConstruct: the parameter's place, style or type is not implemented.
         """
         place = parameter["in"]
         if place not in STYLES:
@@ -94,10 +94,10 @@ class Parameter:
         )
 
     def read(self, text: str | None) -> Any:
-        """The parameter's value from its text (None where it was not sent), or `ABSENT`.
+        """Returns the value that `text` stands for, the default, or `ABSENT`. `text` is None if nothing was sent.
 
         Raises:
-            InvalidRequest: missing, of another type, or not as its schema says (422).
+            InvalidRequest: the value is missing, has another type, or does not match the schema (422).
         """
         if text is None:
             if self.required:
@@ -117,10 +117,10 @@ class Parameter:
 
 
 def read_query(query: bytes) -> dict[str, str]:
-    """The query's parameters by name; an empty value counts as sent.
+    """Returns the query's parameters by name. An empty value counts as sent.
 
     Raises:
-        InvalidRequest: not UTF-8, a parameter sent twice, or too many of them (422).
+        InvalidRequest: the query is not UTF-8, repeats a parameter, or has more than 100 parameters (422).
     """
     try:
         pairs = parse_qsl(

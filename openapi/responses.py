@@ -1,4 +1,4 @@
-"""Response objects, compiled to checks of what leaves; and how it leaves."""
+"""Compiles response objects to checks of answers; compresses and sends answers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from openapi.schemas import compile_schema, describe_errors
 RawHeader = tuple[bytes, bytes]
 
 COMPRESSED_BYTES = 14_600
-"""What a new connection carries at once (RFC 6928): a smaller answer would arrive no sooner for being compressed."""
+"""The least size of a body that is compressed. A new connection sends this much without waiting (RFC 6928)."""
 
 GZIP_LEVEL = 1
-"""31 KB of tasks take 0.2 ms and become 10 KB; the usual level takes twice as long to make it 9 KB."""
+"""Level 1 compresses 31 KB of tasks to 10 KB in 0.2 ms. The usual level takes twice as long and reaches 9 KB."""
 
 
 class Response:
-    """One response of an operation, ready to be checked."""
+    """One compiled response of an operation."""
 
     def __init__(self, response: Mapping[str, Any], pointer: str) -> None:
         """Compiles a response object.
 
         Raises:
-            UnsupportedConstruct: a media type that is not JSON, or a header that no parameter could be.
+            UnsupportedConstruct: a media type is not JSON, or a header uses something that parameters do not support.
         """
         self.validators: dict[str, Draft4Validator] = {}
         for media_type, content in response.get("content", {}).items():
@@ -42,15 +42,15 @@ class Response:
                 raise UnsupportedConstruct(at, f"the media type {media_type!r}")
             self.validators[media_type] = compile_schema(content.get("schema", {}), f"{at}/schema")
         self.content_types = {name: (b"content-type", name.encode()) for name in self.validators}
-        # A header object is a parameter object without name and place (OpenAPI 3.0.3, "Header Object"). One named
-        # Content-Type means nothing: the media types say it.
+        # A header object is a parameter object without name and place (OpenAPI 3.0.3, "Header Object"). OpenAPI ignores
+        # a header named Content-Type, because the media types define it.
         self.headers = [
             (name, name.lower().encode(), Parameter.compile({**header, "name": name, "in": "header"}, at))
             for name, header in response.get("headers", {}).items()
             for at in [f"{pointer}/headers{pointer_token(name)}"]
             if name.lower() != "content-type"
         ]
-        # Values that the contract lists one by one are checked and encoded here, once for all.
+        # The values of an enumeration are checked and encoded here once, so that requests do not do it again.
         self.listed: dict[tuple[str, str | None], RawHeader] = {
             (name, value): (raw_name, value.encode("latin-1"))
             for name, raw_name, header in self.headers
@@ -59,11 +59,11 @@ class Response:
         }
 
     def check(self, response: ConnexionResponse) -> list[RawHeader]:
-        """Checks media type, body and headers of an answer, as it leaves, and encodes the headers.
+        """Checks an answer's media type, body and headers against the contract, and encodes the headers.
 
         Raises:
-            NonConformingResponseBody: media type or body are not as described (500).
-            NonConformingResponseHeaders: a header is missing, not declared, or not as described (500).
+            NonConformingResponseBody: the media type or the body breaks the contract (500).
+            NonConformingResponseHeaders: a header is missing, undeclared, or breaks the contract (500).
         """
         encoded = self._check_headers(response.headers)
         if self.validators:
@@ -106,7 +106,7 @@ class Response:
 
 
 def compress(response: ConnexionResponse, headers: list[RawHeader], scope: Scope) -> None:
-    """Compresses the body of an answer if the client prefers that."""
+    """Compresses the body of an answer with gzip, if the request's Accept-Encoding prefers it."""
     accept_encoding = b",".join(value for name, value in scope["headers"] if name == b"accept-encoding")
     if prefers_gzip(accept_encoding):
         response.body = gzip.compress(response.body, GZIP_LEVEL, mtime=0)
@@ -114,12 +114,12 @@ def compress(response: ConnexionResponse, headers: list[RawHeader], scope: Scope
 
 
 def encode_headers(response: ConnexionResponse) -> list[RawHeader]:
-    """The headers of an answer that no operation describes."""
+    """Encodes the headers of an answer without checking them, for answers that no operation declares."""
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
 
 
 async def send_response(response: ConnexionResponse, headers: list[RawHeader], method: str, send: Send) -> None:
-    """Sends an answer, to HEAD without its body."""
+    """Sends an answer. The answer to HEAD has no body."""
     body = response.body or b""
     if response.status_code not in (204, 304):
         headers.append((b"content-length", b"%d" % len(body)))

@@ -1,8 +1,8 @@
-"""OpenAPI 3.0 schema objects, compiled to validators.
+"""Compiles OpenAPI 3.0 schema objects to validators.
 
-OpenAPI 3.0's dialect is JSON Schema draft 4 with `nullable` and a few words of its own. It is translated once, at
-start, and compiled by jsonschema-rs. Keywords and formats outside the tables below stop the start: nothing goes
-silently unchecked.
+OpenAPI 3.0's dialect is JSON Schema draft 4 with `nullable` and some other keywords of its own. At start, each schema
+is translated to draft 4 and compiled by jsonschema-rs. A keyword or format outside the tables below stops the start, so
+that no part of the contract goes unchecked.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ ASSERTIONS = frozenset({
 })  # fmt: skip
 
 HEEDED_EXTENSIONS = frozenset({"x-nullable", "x-writeOnly"})
-"""Swagger 2's ways to say it, which Connexion heeds in OpenAPI 3 as well."""
+"""Swagger 2's `nullable` and `writeOnly`. Connexion obeys them in OpenAPI 3 too, so they cannot be ignored here."""
 
 INTEGER_RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 
 UUID_PATTERN = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
-"""RFC 9562, section 4. A pattern, since draft 4 has no such format."""
+"""RFC 9562, section 4. It is a pattern, because draft 4 has no UUID format."""
 
 DATE_PATTERN = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
-"""RFC 3339's full-date by its form, for the same reason; the length of a month is not looked at."""
+"""RFC 3339's full-date. It is a pattern for the same reason, and does not check the length of a month."""
 
 PATTERN_FORMATS = {"uuid": UUID_PATTERN, "date": DATE_PATTERN}
 
 ASSERTED_FORMATS = frozenset({"date-time", "email", "hostname", "ipv4", "ipv6", "uri"})
 
 UNASSERTED_FORMATS = frozenset({"float", "double", "password", "uri-reference"})
-"""Formats that refuse nothing: two widths of number, a hint to hide input, and one that nearly every string has."""
+"""Formats that refuse nothing: number widths, a hint to hide input, and a reference, which nearly any string is."""
 
 
 def compile_schema(schema: Schema, pointer: str) -> Draft4Validator:
-    """Compiles the schema object that stands at `pointer` of the resolved contract; formats are asserted.
+    """Compiles the schema object at `pointer` of the contract with resolved references. Formats are asserted.
 
     Raises:
-        UnsupportedConstruct: a keyword, type or format that is not implemented.
+        UnsupportedConstruct: a keyword, type or format is not implemented, or the schema contains itself.
     """
     try:
         return Draft4Validator(to_json_schema(schema, pointer), validate_formats=True, mask="the value")
@@ -58,14 +58,16 @@ def compile_schema(schema: Schema, pointer: str) -> Draft4Validator:
         raise UnsupportedConstruct(pointer, "a schema that contains itself") from None
     except ValidationError as error:
         at = "".join(map(pointer_token, error.instance_path))
-        raise UnsupportedConstruct(pointer + at, "what stands here") from error
+        raise UnsupportedConstruct(pointer + at, "this schema") from error
 
 
 def describe_errors(validator: Draft4Validator, value: Any) -> list[tuple[str, str]]:
-    """What is wrong with a value: JSON Pointers (RFC 6901) and sentences, the first few, which do not repeat the value.
+    """Returns the first errors of a value, at most 20, as JSON Pointers (RFC 6901) and sentences.
+
+    The sentences do not repeat the value.
 
     Raises:
-        ValueError: the value is nested too deep to say.
+        ValueError: the value is nested too deep to describe its errors.
     """
     return [
         ("".join(map(pointer_token, error.instance_path)), _sentence(error))
@@ -83,10 +85,10 @@ def _sentence(error: ValidationError) -> str:
 
 
 def to_json_schema(schema: Schema, pointer: str) -> Schema:  # noqa: C901 - one arm for each kind of keyword
-    """The JSON Schema (draft 4) that means what an OpenAPI 3.0 schema object means.
+    """Translates an OpenAPI 3.0 schema object to JSON Schema draft 4 with the same meaning.
 
     Raises:
-        UnsupportedConstruct: a keyword, type or format that is not implemented.
+        UnsupportedConstruct: a keyword, type or format is not implemented.
     """
     translated: Schema = {}
     extra: list[Schema] = []
@@ -133,7 +135,7 @@ def _format(name: str, at: str) -> list[Schema]:
 
 
 def _admit_null(translated: Schema) -> None:
-    """`nullable` adds null to the type and to the enumeration beside it, and to nothing else (OpenAPI 3.0.3)."""
+    """Adds null to the type and the enumeration beside `nullable`, and to nothing else (OpenAPI 3.0.3)."""
     if "type" in translated:
         translated["type"] = [translated["type"], "null"]
     if "enum" in translated:
