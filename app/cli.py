@@ -23,6 +23,7 @@ import jwt
 from sqlalchemy.exc import DBAPIError
 
 from app.observe.logs import configure_logs
+from app.observe.metrics import metrics_server
 from app.settings import Settings, SettingsError, read_settings
 from db.embedded import EmbeddedUnavailable, embedded_server
 from db.schema.checks import Check, check_database, inspect_database
@@ -67,7 +68,6 @@ def serve(**given: object) -> None:
     os.environ.update({name.upper(): str(value) for name, value in given.items() if value is not None})
     settings = read_settings()
     configure_logs(settings.log_level, settings.log_format)
-    from app.observe.metrics import metrics_server  # noqa: PLC0415 - importing Connexion would slow the other commands
 
     # uvicorn ends by raising its signal again. That must not end this process before the embedded database is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
@@ -166,7 +166,7 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _run(settings: Settings, port: int) -> None:
-    from app.http.server import server_config  # noqa: PLC0415 - as above
+    from app.http.server import server_config  # noqa: PLC0415 - the other commands are quicker without Connexion
     from app.http.workers import serve  # noqa: PLC0415
 
     config = server_config(settings, "app.application:from_environment", port=port)
