@@ -18,7 +18,7 @@ from support.database import new_database, with_database
 from support.people import Person, make_token
 from support.service import running
 
-pytest_plugins = ["support.traceability"]
+pytest_plugins = ["support.results"]
 
 
 @pytest.fixture(scope="session")
