@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 
+from support.operations import OPERATIONS, TASK_OPERATIONS, Operation
 from support.people import Person
 from support.proxy import Proxy
 from support.service import running
@@ -26,30 +28,22 @@ def proxied_url(proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-OPERATIONS = [
-    pytest.param("POST", "", {"title": "x"}, id="create"),
-    pytest.param("GET", "", None, id="list"),
-    pytest.param("GET", "?limit=1&completed=false&cursor={id}", None, id="list-filtered"),
-    pytest.param("GET", "/{id}", None, id="get"),
-    pytest.param("PUT", "/{id}", {"title": "y"}, id="replace"),
-    pytest.param("PATCH", "/{id}", {"title": "z"}, id="update"),
-    pytest.param("PATCH", "/{id}/complete", None, id="toggle"),
-    pytest.param("DELETE", "/{id}", None, id="delete"),
-]
+FILTERED = replace(OPERATIONS["list_tasks"], suffix="?limit=1&completed=false&cursor={task_id}")
 
 
-@pytest.mark.parametrize(("method", "suffix", "body"), OPERATIONS)
+@pytest.mark.parametrize("operation", [*OPERATIONS.values(), FILTERED], ids=[*OPERATIONS, "list_tasks-filtered"])
 @pytest.mark.parametrize(
     "precondition", [{}, {"If-Match": '"1"', "If-None-Match": '"1"'}], ids=["plain", "conditional"]
 )
 def test_an_operation_takes_one_round_trip(
-    proxy: Proxy, proxied_url: str, person: Make, method: str, suffix: str, body: object, precondition: dict[str, str]
+    proxy: Proxy, proxied_url: str, person: Make, operation: Operation, precondition: dict[str, str]
 ) -> None:
     somebody = person(url=proxied_url)
     task = somebody.client.post(somebody.tasks, json={"title": "x"}).json()
     before = proxy.syncs
 
-    response = somebody.client.request(method, somebody.tasks + suffix.format(**task), json=body, headers=precondition)
+    path = operation.path(somebody.id, task["id"])
+    response = somebody.client.request(operation.method, path, json=operation.body, headers=precondition)
 
     assert response.status_code < 400
     assert proxy.syncs - before == 1
@@ -67,7 +61,7 @@ def test_a_key_takes_no_further_round_trip(proxy: Proxy, proxied_url: str, perso
     assert (statuses, round_trips) == ([201, 201, 422], [1, 1, 1])
 
 
-@pytest.mark.parametrize(("method", "suffix", "body"), OPERATIONS[3:])
+@pytest.mark.parametrize("operation", TASK_OPERATIONS.values(), ids=TASK_OPERATIONS)
 @pytest.mark.parametrize(
     ("task_id", "precondition", "status", "round_trips"),
     [
@@ -77,17 +71,17 @@ def test_a_key_takes_no_further_round_trip(proxy: Proxy, proxied_url: str, perso
     ],
 )
 def test_a_failure_takes_two_at_most(
-    proxy: Proxy, proxied_url: str, person: Make, method: str, suffix: str, body: object,
+    proxy: Proxy, proxied_url: str, person: Make, operation: Operation,
     task_id: str, precondition: dict[str, str], status: int, round_trips: int,
 ) -> None:  # fmt: skip
-    if method == "GET":
+    if operation.method == "GET":
         status, round_trips = (404, 1) if status == 404 else (200, 1)
     somebody = person(url=proxied_url)
     task = somebody.client.post(somebody.tasks, json={"title": "x"}).json()
-    path = somebody.tasks + suffix.format(id=task_id.format(missing=uuid4(), **task))
+    path = operation.path(somebody.id, task_id.format(missing=uuid4(), **task))
     before = proxy.syncs
 
-    response = somebody.client.request(method, path, json=body, headers=precondition)
+    response = somebody.client.request(operation.method, path, json=operation.body, headers=precondition)
 
     assert response.status_code == status
     assert proxy.syncs - before == round_trips

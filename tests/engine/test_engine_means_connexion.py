@@ -45,7 +45,6 @@ CONTRACTS: dict[Place, int] = {"query": 800, "path": 400, "header": 200, "body":
 """How many contracts are generated with a schema in each place."""
 
 INPUTS_PER_CONTRACT = 8
-CASES_AT_LEAST = 20_000
 
 JSON = "application/json"
 
@@ -1099,12 +1098,6 @@ def test_engine_and_connexion_agree(place: Place, number: int, pytestconfig: pyt
     print(place, dict(tally))
     assert tally["valid"] + tally["invalid"] >= number * INPUTS_PER_CONTRACT
     assert 1 / 3 < tally["valid"] / (tally["valid"] + tally["invalid"]) < 2 / 3
-
-
-@pytest.mark.conformance
-def test_enough_cases_are_run() -> None:
-    """Each of the places runs as many cases as it says, and together they are enough."""
-    assert sum(CONTRACTS.values()) * INPUTS_PER_CONTRACT >= CASES_AT_LEAST
 
 
 @pytest.mark.conformance

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from issuer.better_auth import Issuer, Session
+from support.operations import OPERATIONS, TASK_OPERATIONS
 from support.service import running
 
 pytestmark = pytest.mark.issuer
@@ -95,24 +96,18 @@ def test_two_people_see_only_their_own_tasks(issuer: Issuer, visit: Callable[[Se
     sessions = [issuer.sign_up("Alice"), issuer.sign_up("Bob")]
     alice, bob = map(visit, sessions)
     hers, his = (client.post("/tasks", json={"title": "mine"}).json()["id"] for client in (alice, bob))
-    bobs_path = f"{bob.base_url}tasks"
-    operations = [
-        ("GET", "", None),
-        ("POST", "", {"title": "theirs"}),
-        ("GET", f"/{his}", None),
-        ("PUT", f"/{his}", {"title": "theirs"}),
-        ("PATCH", f"/{his}", {"title": "theirs"}),
-        ("PATCH", f"/{his}/complete", None),
-        ("DELETE", f"/{his}", None),
-    ]
 
-    on_his_path = [alice.request(method, bobs_path + end, json=body).status_code for method, end, body in operations]
+    on_his_path = [
+        alice.request(one.method, f"{bob.base_url}tasks{one.suffix.format(task_id=his)}", json=one.body).status_code
+        for one in OPERATIONS.values()
+    ]
     on_her_path = [
-        alice.request(method, f"/tasks{end}", json=body).status_code for method, end, body in operations if end
+        alice.request(one.method, f"/tasks{one.suffix.format(task_id=his)}", json=one.body).status_code
+        for one in TASK_OPERATIONS.values()
     ]
 
-    assert on_his_path == [403] * 7
-    assert on_her_path == [404] * 5
+    assert {*on_his_path} == {403}
+    assert {*on_her_path} == {404}
     assert [[task["id"] for task in client.get("/tasks").json()["items"]] for client in (alice, bob)] == [[hers], [his]]
     assert bob.get(f"/tasks/{his}").json()["title"] == "mine"
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import yaml
 
+from support.operations import WRITES, Operation
 from support.paths import CONTRACT
 from support.people import Person
 from support.service import running
@@ -144,12 +145,8 @@ def test_answers_say_what_they_depend_on(database_url: str, alice: Person) -> No
     assert answer.headers["vary"] == "Accept, Origin"
 
 
-WRITES = [
-    pytest.param("POST", "", {"title": "x"}, 201, id="create"),
-    pytest.param("PUT", "/{id}", {"title": "y"}, 200, id="replace"),
-    pytest.param("PATCH", "/{id}", {"title": "y"}, 200, id="update"),
-    pytest.param("PATCH", "/{id}/complete", None, 200, id="toggle"),
-]
+ANSWERED = {name: write for name, write in WRITES.items() if write.status != 204}
+"""The writes that are answered with a task."""
 
 MINIMAL = [
     ("return=minimal", True),
@@ -173,18 +170,16 @@ MINIMAL = [
 
 
 @pytest.mark.requirement("FR-06", "FR-09", "FR-11", "FR-12")
-@pytest.mark.parametrize(("method", "suffix", "body", "status"), WRITES)
-def test_a_write_is_answered_without_the_task_for_who_prefers_that(
-    alice: Person, method: str, suffix: str, body: object, status: int
-) -> None:
-    path = alice.tasks + suffix.format(id=create(alice)[0])
-    full = alice.client.request(method, path, json=body)
+@pytest.mark.parametrize("write", ANSWERED.values(), ids=ANSWERED)
+def test_a_write_is_answered_without_the_task_for_who_prefers_that(alice: Person, write: Operation) -> None:
+    path = write.path(alice.id, create(alice)[0])
+    full = alice.client.request(write.method, path, json=write.body)
 
-    minimal = alice.client.request(method, path, json=body, headers={"Prefer": "return=minimal"})
+    minimal = alice.client.request(write.method, path, json=write.body, headers={"Prefer": "return=minimal"})
 
-    assert (full.status_code, minimal.status_code, minimal.content) == (status, 204, b"")
+    assert (full.status_code, minimal.status_code, minimal.content) == (write.status, 204, b"")
     assert minimal.headers["preference-applied"] == "return=minimal"
-    place = minimal.headers["location"] if method == "POST" else path.removesuffix("/complete")
+    place = minimal.headers["location"] if write.method == "POST" else path.removesuffix("/complete")
     assert alice.client.get(place).headers["etag"] == minimal.headers["etag"]
     assert "preference-applied" not in full.headers
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
 import pytest
 
+from support.operations import CHANGES, TASK_OPERATIONS, Operation
 from support.people import Person
 
 UUID_VERSION = 7
@@ -240,16 +241,8 @@ def test_no_toggle_is_lost_when_many_come_at_once(alice: Person) -> None:
     assert sorted(int(response.headers["etag"].strip('"')) for response in responses) == list(range(2, toggles + 2))
 
 
-CHANGES = [
-    pytest.param("PUT", "", {"title": "new"}, id="replace"),
-    pytest.param("PATCH", "", {"title": "new"}, id="update"),
-    pytest.param("PATCH", "/complete", None, id="toggle"),
-    pytest.param("DELETE", "", None, id="delete"),
-]
-
-
 @pytest.mark.requirement("FR-18", "SC-04")
-@pytest.mark.parametrize(("method", "suffix", "body"), CHANGES)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(
     "tag", ['"2"', 'W/"1"', 'w/"1"', '"99999999999999999999"', "0", '"-1"', '"01"', '""', 'x"1"', '"1"x', '"2" "1"'],
     ids=[
@@ -257,36 +250,37 @@ CHANGES = [
     ],
 )  # fmt: skip
 def test_a_change_under_another_entity_tag_is_refused_and_changes_nothing(
-    alice: Person, method: str, suffix: str, body: dict[str, object] | None, tag: str
+    alice: Person, change: Operation, tag: str
 ) -> None:
     task = create(alice)
 
-    response = alice.client.request(method, f"{alice.tasks}/{task['id']}{suffix}", json=body, headers={"If-Match": tag})
+    path = change.path(alice.id, task["id"])
+    response = alice.client.request(change.method, path, json=change.body, headers={"If-Match": tag})
 
     assert response.status_code == 412
     assert alice.client.get(f"{alice.tasks}/{task['id']}").json() == task
 
 
 @pytest.mark.requirement("FR-18")
-@pytest.mark.parametrize(("method", "suffix", "body"), CHANGES)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("tag", ['"1"', '"8", "1"', '"8,","1"', '"1" ,', "*"])
-def test_a_change_under_the_right_entity_tag_is_made(
-    alice: Person, method: str, suffix: str, body: dict[str, object] | None, tag: str
-) -> None:
+def test_a_change_under_the_right_entity_tag_is_made(alice: Person, change: Operation, tag: str) -> None:
     task = create(alice)
 
-    response = alice.client.request(method, f"{alice.tasks}/{task['id']}{suffix}", json=body, headers={"If-Match": tag})
+    path = change.path(alice.id, task["id"])
+    response = alice.client.request(change.method, path, json=change.body, headers={"If-Match": tag})
 
     assert response.is_success
 
 
 @pytest.mark.requirement("FR-18", "SR-05")
-@pytest.mark.parametrize(("method", "suffix", "body"), [pytest.param("GET", "", None, id="get"), *CHANGES])
+@pytest.mark.parametrize("operation", TASK_OPERATIONS.values(), ids=TASK_OPERATIONS)
 @pytest.mark.parametrize("precondition", [{}, {"If-Match": '"1"'}, {"If-Match": "*"}], ids=["plain", "tag", "any"])
 def test_a_task_that_does_not_exist_is_not_found(
-    alice: Person, method: str, suffix: str, body: dict[str, object] | None, precondition: dict[str, str]
+    alice: Person, operation: Operation, precondition: dict[str, str]
 ) -> None:
-    response = alice.client.request(method, f"{alice.tasks}/{uuid4()}{suffix}", json=body, headers=precondition)
+    path = operation.path(alice.id)
+    response = alice.client.request(operation.method, path, json=operation.body, headers=precondition)
 
     assert response.status_code == 404
     assert response.json()["type"].endswith(":task-not-found")

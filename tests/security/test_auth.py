@@ -10,24 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
+from support.attacks import call
 from support.people import SECRET, make_token
 from support.service import running, running_process
-
-OPERATIONS: dict[str, tuple[str, object]] = {"list_tasks": ("GET", None), "create_task": ("POST", {"title": "x"})}
-"""Those that need no task; the attacks in test_attacks.py are tried on all."""
-
-
-def call(url: str, operation: str, user_id: str, authorization: str | None) -> httpx.Response:
-    """Calls an operation on a user's path with this Authorization header."""
-    method, body = OPERATIONS[operation]
-    headers = {} if authorization is None else {"Authorization": authorization}
-    return httpx.request(method, f"{url}/api/{user_id}/tasks", json=body, headers=headers)
 
 
 @pytest.mark.requirement("FR-01")
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
-def test_the_case_of_the_scheme_does_not_matter(service_url: str, scheme: str) -> None:
-    response = call(service_url, "list_tasks", "alice", f"{scheme} {make_token('alice')}")
+def test_the_case_of_the_scheme_does_not_matter(client: httpx.Client, service_url: str, scheme: str) -> None:
+    response = call(client, service_url, "list_tasks", "alice", f"{scheme} {make_token('alice')}")
 
     assert response.status_code == 200
 
@@ -45,28 +36,32 @@ def test_the_case_of_the_scheme_does_not_matter(service_url: str, scheme: str) -
     ],
     ids=["aud", "aud-list", "iss", "odd-profile", "odd-jti", "without-iat"],
 )
-def test_claims_that_nobody_configured_are_not_looked_at(service_url: str, others: dict[str, Any]) -> None:
-    response = call(service_url, "create_task", "alice", f"Bearer {make_token('alice', **others)}")
+def test_claims_that_nobody_configured_are_not_looked_at(
+    client: httpx.Client, service_url: str, others: dict[str, Any]
+) -> None:
+    response = call(client, service_url, "create_task", "alice", f"Bearer {make_token('alice', **others)}")
 
     assert response.status_code == 201
 
 
 @pytest.mark.requirement("FR-05")
-def test_percent_encoding_of_the_own_path_does_not_matter(service_url: str) -> None:
-    response = call(service_url, "list_tasks", "%61l%69ce", f"Bearer {make_token('alice')}")
+def test_percent_encoding_of_the_own_path_does_not_matter(client: httpx.Client, service_url: str) -> None:
+    response = call(client, service_url, "list_tasks", "%61l%69ce", f"Bearer {make_token('alice')}")
 
     assert response.status_code == 200
 
 
 @pytest.mark.requirement("SR-06", "SR-11")
-def test_failures_are_logged_with_their_reason_and_without_the_token(database_url: str, tmp_path: Path) -> None:
+def test_failures_are_logged_with_their_reason_and_without_the_token(
+    client: httpx.Client, database_url: str, tmp_path: Path
+) -> None:
     expired = make_token("alice", exp=int(time.time()) - 1)
     valid = make_token("alice")
 
     with running_process(database_url, tmp_path / "log", LOG_FORMAT="json") as url:
-        call(url, "list_tasks", "alice", f"Bearer {expired}")
-        call(url, "list_tasks", "bob", f"Bearer {valid}")
-        call(url, "create_task", "alice", None)
+        call(client, url, "list_tasks", "alice", f"Bearer {expired}")
+        call(client, url, "list_tasks", "bob", f"Bearer {valid}")
+        call(client, url, "create_task", "alice", None)
     logged = (tmp_path / "log").read_text()
 
     events = {(line["event"], line.get("reason")) for line in map(json.loads, logged.splitlines())}

@@ -20,52 +20,41 @@ from db.statements import Statement
 from db.tasks import TaskNotFound, Tasks, User
 from db.wire.pool import Pool
 from support.database import new_database
+from support.operations import OPERATIONS, TASK_OPERATIONS, Operation
 from support.people import Person
-
-OPERATIONS = [
-    pytest.param("GET", "", None, id="list"),
-    pytest.param("POST", "", {"title": "x"}, id="create"),
-    pytest.param("GET", "/{task}", None, id="get"),
-    pytest.param("PUT", "/{task}", {"title": "stolen"}, id="replace"),
-    pytest.param("PATCH", "/{task}", {"title": "stolen"}, id="update"),
-    pytest.param("PATCH", "/{task}/complete", None, id="toggle"),
-    pytest.param("DELETE", "/{task}", None, id="delete"),
-]
 
 
 @pytest.mark.requirement("FR-05", "SR-03", "SR-05", "SC-03")
-@pytest.mark.parametrize(("method", "suffix", "body"), OPERATIONS)
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 @pytest.mark.parametrize("path_is", ["own", "others"])
 @pytest.mark.parametrize("task_is", ["own", "others", "missing"])
 def test_every_pairing_of_caller_path_and_task_owner(
-    alice: Person, bob: Person, method: str, suffix: str, body: object, path_is: str, task_is: str
+    alice: Person, bob: Person, operation: Operation, path_is: str, task_is: str
 ) -> None:
     tasks = {who.id: who.client.post(who.tasks, json={"title": f"{who.id}'s"}).json() for who in (alice, bob)}
     task_id = {"own": tasks[alice.id]["id"], "others": tasks[bob.id]["id"], "missing": str(uuid4())}[task_is]
-    path = (alice if path_is == "own" else bob).tasks
+    path = operation.path((alice if path_is == "own" else bob).id, task_id)
 
-    response = alice.client.request(method, path + suffix.format(task=task_id), json=body)
+    response = alice.client.request(operation.method, path, json=operation.body)
 
     if path_is == "others":
         assert response.status_code == 403
-    elif "{task}" in suffix and task_is != "own":
+    elif operation.needs_task and task_is != "own":
         assert response.status_code == 404
     else:
-        assert response.is_success
+        assert response.status_code == operation.status
     assert bob.id not in response.text
     assert bob.client.get(f"{bob.tasks}/{tasks[bob.id]['id']}").json() == tasks[bob.id]
 
 
 @pytest.mark.requirement("SR-05")
-@pytest.mark.parametrize(("method", "suffix", "body"), OPERATIONS[2:])
-def test_another_users_task_cannot_be_told_from_a_missing_one(
-    alice: Person, bob: Person, method: str, suffix: str, body: object
-) -> None:
+@pytest.mark.parametrize("operation", TASK_OPERATIONS.values(), ids=TASK_OPERATIONS)
+def test_another_users_task_cannot_be_told_from_a_missing_one(alice: Person, bob: Person, operation: Operation) -> None:
     task = bob.client.post(bob.tasks, json={"title": "x"}).json()
 
     answers = []
     for task_id in (task["id"], str(UUID(int=UUID(task["id"]).int ^ 1))):
-        response = alice.client.request(method, alice.tasks + suffix.format(task=task_id), json=body)
+        response = alice.client.request(operation.method, operation.path(alice.id, task_id), json=operation.body)
         headers = {name: value for name, value in response.headers.items() if name not in ("date", "x-request-id")}
         answers.append((response.status_code, headers, re.sub('urn:uuid:[^"]*', "", response.text)))
 

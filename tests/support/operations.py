@@ -53,4 +53,5 @@ def read() -> dict[str, Operation]:
 
 OPERATIONS = read()
 TASK_OPERATIONS = {name: operation for name, operation in OPERATIONS.items() if operation.needs_task}
-CHANGES = {name: operation for name, operation in TASK_OPERATIONS.items() if operation.method != "GET"}
+WRITES = {name: operation for name, operation in OPERATIONS.items() if operation.method != "GET"}
+CHANGES = {name: operation for name, operation in WRITES.items() if operation.needs_task}
