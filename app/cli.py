@@ -90,7 +90,7 @@ def serve(**given: object) -> None:
 @main.command("migrate")
 @click.option("--sql", is_flag=True, help="Print the SQL for psql and change nothing.")
 def migrate_database(*, sql: bool) -> None:
-    """Migrate the database's schema to the version that this service needs."""
+    """Migrate the database's schema to this service's version."""
     with _database(read_settings()) as url:
         said = migration_sql(url) if sql else f"The schema is at {migrate(url)}.\n"
     click.echo(said, nl=False)
@@ -99,11 +99,7 @@ def migrate_database(*, sql: bool) -> None:
 @main.command()
 @click.argument("sub")
 @click.option(
-    "--ttl-seconds",
-    type=click.IntRange(1),
-    default=TOKEN_TTL_SECONDS,
-    show_default=True,
-    help="Its lifetime in seconds.",
+    "--ttl-seconds", type=click.IntRange(1), default=TOKEN_TTL_SECONDS, show_default=True, help="The token's lifetime."
 )
 def token(sub: str, ttl_seconds: int) -> None:
     """Print a token for the user SUB, for trials. It is signed with JWT_SECRET, or the secret in TASKPACT_DATA_DIR."""

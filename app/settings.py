@@ -22,7 +22,7 @@ SECRET_MINIMUM_BYTES = 32
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
-"""An origin as browsers send it: in lower case (RFC 6454, section 6.2). The scheme's default port is refused apart."""
+"""An origin as browsers send it: in lower case (RFC 6454, section 6.2). `IMPLIED_PORT` refuses the default port."""
 
 IMPLIED_PORT = re.compile(r"http:.*:80|https:.*:443")
 
