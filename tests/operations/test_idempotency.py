@@ -1,4 +1,4 @@
-"""A client that names its call may repeat it until it is answered, and has created one task."""
+"""A create that is repeated under one `Idempotency-Key` makes one task, whatever happens between the tries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ids(person: Person) -> list[str]:
     return [task["id"] for task in person.client.get(person.tasks).json()["items"]]
 
 
-@pytest.mark.requirement("FR-06", "SC-04")
+@pytest.mark.requirement("FR-06", "FR-21", "SC-04")
 def test_a_repeated_call_is_answered_with_the_same_task(alice: Person) -> None:
     headers = key()
 
@@ -43,7 +43,7 @@ def test_a_repeated_call_is_answered_with_the_same_task(alice: Person) -> None:
     assert ids(alice) == [first.json()["id"]]
 
 
-@pytest.mark.requirement("FR-06")
+@pytest.mark.requirement("FR-06", "FR-21")
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -61,7 +61,7 @@ def test_how_the_body_is_written_does_not_matter(alice: Person, first: str, seco
     assert answers[0].json() == answers[1].json()
 
 
-@pytest.mark.requirement("FR-06", "FR-18", "FR-19")
+@pytest.mark.requirement("FR-06", "FR-21", "FR-18", "FR-19")
 @pytest.mark.parametrize(
     "other",
     [
@@ -83,7 +83,7 @@ def test_a_key_with_another_body_is_refused_and_changes_nothing(alice: Person, o
     assert alice.client.get(f"{alice.tasks}/{task['id']}").json() == task
 
 
-@pytest.mark.requirement("FR-06", "SC-04")
+@pytest.mark.requirement("FR-06", "FR-21", "SC-04")
 @pytest.mark.parametrize("is_new", [True, False], ids=["new-user", "known-user"])
 def test_calls_at_once_create_one_task(alice: Person, owner: psycopg.Connection, is_new: bool) -> None:
     if not is_new:
@@ -104,7 +104,7 @@ def test_calls_at_once_create_one_task(alice: Person, owner: psycopg.Connection,
     assert count == (1,)
 
 
-@pytest.mark.requirement("FR-06", "SC-04")
+@pytest.mark.requirement("FR-06", "FR-21", "SC-04")
 def test_of_calls_at_once_with_different_bodies_one_wins(alice: Person) -> None:
     headers = key()
 
@@ -120,7 +120,7 @@ def test_of_calls_at_once_with_different_bodies_one_wins(alice: Person) -> None:
     assert ids(alice) == list({task["id"] for task in created})
 
 
-@pytest.mark.requirement("FR-06", "FR-15", "SC-04")
+@pytest.mark.requirement("FR-06", "FR-21", "FR-15", "SC-04")
 def test_a_call_whose_answer_was_lost_may_be_repeated(database_url: str, owner: psycopg.Connection) -> None:
     user, headers = f"user-{uuid4().hex}", key()
     headers["Authorization"] = f"Bearer {make_token(user)}"
@@ -151,7 +151,7 @@ def test_a_call_whose_answer_was_lost_may_be_repeated(database_url: str, owner: 
     assert listed == [again.json()]
 
 
-@pytest.mark.requirement("FR-06", "SR-03", "SC-03")
+@pytest.mark.requirement("FR-06", "FR-21", "SR-03", "SC-03")
 def test_a_key_is_its_users_own(alice: Person, bob: Person) -> None:
     headers = key()
 
@@ -161,7 +161,7 @@ def test_a_key_is_its_users_own(alice: Person, bob: Person) -> None:
     assert (ids(alice), ids(bob)) == ([tasks[0]["id"]], [tasks[1]["id"]])
 
 
-@pytest.mark.requirement("FR-06")
+@pytest.mark.requirement("FR-06", "FR-21")
 def test_a_task_that_changed_meanwhile_is_answered_as_it_is_now(alice: Person) -> None:
     headers = key()
     task = alice.client.post(alice.tasks, json=BODY, headers=headers).json()
@@ -172,7 +172,7 @@ def test_a_task_that_changed_meanwhile_is_answered_as_it_is_now(alice: Person) -
     assert (again.status_code, again.json(), again.headers["etag"]) == (201, changed.json(), changed.headers["etag"])
 
 
-@pytest.mark.requirement("FR-06", "FR-10")
+@pytest.mark.requirement("FR-06", "FR-21", "FR-10")
 def test_a_key_is_forgotten_with_its_task(alice: Person) -> None:
     headers = key()
     task = alice.client.post(alice.tasks, json=BODY, headers=headers).json()
@@ -184,7 +184,7 @@ def test_a_key_is_forgotten_with_its_task(alice: Person) -> None:
     assert again.json()["id"] != task["id"]
 
 
-@pytest.mark.requirement("FR-06")
+@pytest.mark.requirement("FR-06", "FR-21")
 def test_without_a_key_each_call_creates_a_task(alice: Person) -> None:
     for _ in range(2):
         alice.client.post(alice.tasks, json=BODY)
@@ -192,7 +192,7 @@ def test_without_a_key_each_call_creates_a_task(alice: Person) -> None:
     assert len(ids(alice)) == 2
 
 
-@pytest.mark.requirement("FR-06", "FR-18")
+@pytest.mark.requirement("FR-06", "FR-21", "FR-18")
 @pytest.mark.parametrize("name", ["", "x" * 256, "\u00e9", "a\tb"], ids=["empty", "too-long", "not-ascii", "tab"])
 def test_a_key_that_is_none_is_refused(alice: Person, name: str) -> None:
     response = alice.client.post(alice.tasks, json=BODY, headers={"Idempotency-Key": name.encode("latin-1")})
@@ -201,7 +201,7 @@ def test_a_key_that_is_none_is_refused(alice: Person, name: str) -> None:
     assert [error["parameter"] for error in response.json()["errors"]] == ["idempotency-key"]
 
 
-@pytest.mark.requirement("FR-06")
+@pytest.mark.requirement("FR-06", "FR-21")
 @pytest.mark.parametrize("name", ["k", "x" * 255, '"a quoted string"', "'; drop table tasks; --"])
 def test_a_key_is_any_name_that_can_be_printed(alice: Person, name: str) -> None:
     answers = [alice.client.post(alice.tasks, json=BODY, headers=key(name)) for _ in range(2)]
@@ -210,7 +210,7 @@ def test_a_key_is_any_name_that_can_be_printed(alice: Person, name: str) -> None
     assert len({answer.json()["id"] for answer in answers}) == 1
 
 
-@pytest.mark.requirement("FR-06", "SR-12")
+@pytest.mark.requirement("FR-06", "FR-21", "SR-12")
 def test_keys_work_where_somebody_else_keeps_the_users(
     database_url: str, owner: psycopg.Connection, person: Callable[..., Person]
 ) -> None:
@@ -227,7 +227,7 @@ def test_keys_work_where_somebody_else_keeps_the_users(
     assert answers[0].json() == answers[1].json()
 
 
-@pytest.mark.requirement("FR-06")
+@pytest.mark.requirement("FR-06", "FR-21")
 def test_the_answer_does_not_show_the_key(alice: Person) -> None:
     headers = key()
 

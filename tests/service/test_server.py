@@ -79,7 +79,7 @@ def assert_problem(answer: bytes, status: int, name: str) -> None:
     assert (problem["status"], problem["type"]) == (status, TYPE_PREFIX + name)
 
 
-@pytest.mark.requirement("FR-19")
+@pytest.mark.requirement("FR-18", "FR-19")
 @pytest.mark.parametrize(
     "request_",
     [
@@ -98,7 +98,7 @@ def test_what_is_no_http_is_a_problem(url: str, request_: bytes) -> None:
         assert_problem(received(connection), 400, "malformed-request")
 
 
-@pytest.mark.requirement("FR-19")
+@pytest.mark.requirement("FR-18", "FR-19")
 @pytest.mark.parametrize(
     "line",
     [
@@ -141,7 +141,7 @@ def test_a_message_has_an_end(url: str, rest: bytes) -> None:
             send_in_pieces(connection, rest)
 
 
-@pytest.mark.requirement("FR-19")
+@pytest.mark.requirement("FR-18", "FR-19")
 @pytest.mark.parametrize(
     "request_",
     [
