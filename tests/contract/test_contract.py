@@ -14,6 +14,7 @@ import yaml
 from connexion.utils import get_function_from_name
 from openapi_spec_validator import validate
 
+from db.statements import PAGE_LIMIT
 from handlers.problems import PROBLEMS, TYPE_PREFIX
 from openapi.schemas import compile_schema
 from support.paths import CONTRACT
@@ -75,6 +76,12 @@ def test_the_contract_has_the_seven_operations() -> None:
 @pytest.mark.parametrize(("schema", "example"), list(examples()))
 def test_every_example_validates_against_its_schema(schema: dict[str, Any], example: object) -> None:
     assert compile_schema(schema, "").is_valid(json.loads(json.dumps(example)))
+
+
+@pytest.mark.requirement("FR-07")
+def test_the_database_reads_one_row_more_than_the_largest_page() -> None:
+    """The contract's maximum and the statements' limit are written twice; the row more tells whether a page follows."""
+    assert COMPONENTS["parameters"]["Limit"]["schema"]["maximum"] + 1 == PAGE_LIMIT
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
