@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from db.schema.checks import check_version
+from db.schema.version import check_version
 from handlers.problems import Ending
 
 

@@ -1,14 +1,18 @@
 """Users and tasks in PostgreSQL. Knows nothing of HTTP.
 
-models       the tables, as SQLAlchemy maps them
-migrations/  how a database gets them (Alembic)
-citus        what a sharded database needs beside that
-schema       migrate, and what must hold before the service runs
-statements   each operation's SQL, compiled once
-connection   one server connection: claims and statement in one round trip
-sharing      writes of different users, in one transaction
-pool         a bounded number of connections
 tasks        the operations on one user's tasks
-url          the spellings of a database's URL
-embedded     a PostgreSQL of our own, for trials
+statements   the SQL of each operation, compiled once
+wire/        sends a statement with the user's claims, in one round trip
+models       the tables, as SQLAlchemy maps them
+schema/      creates and upgrades the tables, and checks a database before the service uses it
+migrations/  the versions of the schema (Alembic)
+url          reads `DATABASE_URL`
+embedded     a PostgreSQL server for trials and tests
+
+Words that these modules share:
+
+claims     What a transaction tells PostgreSQL before its statement: the role, the user's id, a time-out and the time
+           zone. Row-level security compares each row's owner with this user id.
+provision  To create a user's row in `users` at their first write.
+record     To write the email and name of a user's token to that row, if they differ.
 """

@@ -1,8 +1,11 @@
-"""The schema of a database: how it gets there, and what must hold before the service runs.
+"""The schema of a database: how it is created and upgraded, and what is checked before the service uses it.
 
-version   which version it is at, and whether that suffices
-engine    how the others connect
-migrate   brings it to a version, up and down
-checks    what must hold
-citus     what a sharded database needs beside that
+version  which version a database has, and whether the service runs on it
+migrate  creates, upgrades and downgrades the schema
+checks   what the service requires of a database, and what it recommends
+citus    distributes the tables over the shards of Citus
+engine   how these modules connect
+
+Only `migrate` changes a database. A version is the number of a migration, such as `0002`; the table `alembic_version`
+holds it.
 """

@@ -1,6 +1,7 @@
-"""Citus, where the database has it: each user's rows live together on one shard, and the shards keep the same rules.
+"""Citus: distributes the tables over its shards, so that all rows of a user are on one shard.
 
-Everything here is SQL that Citus 13.1 or later understands; without the extension none of it runs.
+Citus is an extension that shards tables over several PostgreSQL servers. The SQL here needs Citus 13.1 or later, and
+runs only on a database that has the extension. Row-level security, grants, trigger and indexes hold on the shards too.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from sqlalchemy.exc import ProgrammingError
 from db.statements import API_ROLE, HAS_CITUS, USER_ID_SETTING
 
 SETTINGS = {"citus.propagate_set_commands": "local", "citus.enable_unsafe_triggers": "on"}
-"""What each new session of the database needs: claims go on to the shards, and tables may have their trigger."""
+"""The settings that each new session of the database needs.
 
-# Whoever owns the tables without being superuser is bound by forced policies, and would see no row to move or count.
-# Citus writes defaults into an insert before it sends it to the shard, where they then need a right of their own.
+With the first, Citus sends claims on to the shards. With the second, it allows the trigger on `tasks`.
+"""
+
+# Row-level security is not forced while rows move: it would hide the rows from the tables' owner, unless that is a
+# superuser, and none would be moved or counted.
+# Citus replaces defaults by values before it sends an insert to the shard, so there the role needs the right to insert
+# into these columns too.
 DISTRIBUTE = """
 do $$
 declare
@@ -41,7 +47,7 @@ begin
     if (select count(*) from users) <> users_before or (select count(*) from tasks) <> tasks_before then
         raise 'rows were lost on their way to the shards: nothing was changed';
     end if;
-    -- What they held before is kept on disk, where nobody sees it.
+    -- The rows from before are still on the coordinator's disk, where no query sees them.
     perform truncate_local_data_after_distributing_table('tasks');
     perform truncate_local_data_after_distributing_table('users');
     alter table users force row level security;
@@ -64,7 +70,7 @@ begin
     alter table tasks no force row level security;
     select count(*) into users_before from users;
     select count(*) into tasks_before from tasks;
-    -- The tables that a foreign key ties together come back together.
+    -- tasks refers to users by a foreign key, so both tables are brought back together.
     perform undistribute_table('users', cascade_via_foreign_keys => true);
     if (select count(*) from users) <> users_before or (select count(*) from tasks) <> tasks_before then
         raise 'rows were lost on their way back: nothing was changed';
@@ -73,7 +79,7 @@ begin
     alter table tasks force row level security;
     revoke insert (created_at) on users from taskpact_api;
     revoke insert (completed, version, created_at, updated_at) on tasks from taskpact_api;
-    -- The role keeps its log-in: it may serve other databases of the cluster.
+    -- The role may still log in: other databases of the cluster may need it.
     execute format('alter database %I reset citus.propagate_set_commands', current_database());
     execute format('alter database %I reset citus.enable_unsafe_triggers', current_database());
 end
@@ -87,7 +93,7 @@ def is_installed(connection: Connection) -> bool:
 
 
 def is_distributed(connection: Connection) -> bool:
-    """Whether both tables are distributed by their owner, a user's rows of both on the same shard."""
+    """Whether both tables are distributed by their owner and co-located: a user's rows of both are on one shard."""
     distributed = text(
         """
         select count(*) = 2 and count(distinct colocationid) = 1 from pg_dist_partition
@@ -99,7 +105,10 @@ def is_distributed(connection: Connection) -> bool:
 
 
 def keeps_users_apart(connection: Connection) -> bool:
-    """Asks the shards: a user makes their row and sees it, another does not. It is rolled back."""
+    """Whether claims reach the shards: tried with a row in `users` that its owner sees and another user does not.
+
+    The row is inserted under the role of the service, and always rolled back.
+    """
     owner, other = f"check-{uuid4()}", f"check-{uuid4()}"
     seen = []
     with connection.begin_nested() as attempt:
@@ -111,7 +120,7 @@ def keeps_users_apart(connection: Connection) -> bool:
                 connection.execute(text(f"set local {USER_ID_SETTING} = '{user}'"))
                 seen.append(connection.scalar(text("select count(*) from users where id = :owner"), {"owner": owner}))
         except ProgrammingError:
-            pass  # Row-level security refuses the row: on the shard, nobody has claimed it.
+            pass  # Row-level security refused the insert, since the user's id did not reach the shard.
         finally:
             attempt.rollback()
     return seen == [1, 0]

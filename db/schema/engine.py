@@ -1,4 +1,7 @@
-"""How migrations and checks connect: SQLAlchemy on psycopg, one connection for each use."""
+"""How migrations and checks connect: synchronously, with one connection for each use.
+
+The service's requests do not come here: they use the pool in `db.wire`.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,26 @@ from sqlalchemy.exc import DBAPIError
 from db.url import to_conninfo
 
 CONNECT_SECONDS = 10
-
-
-def create_engine(url: str) -> Engine:
-    """An engine for migrations and checks; libpq reads the URL, so that it may say all that libpq understands."""
-    return sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connect(url), poolclass=NullPool)
+"""The time-out for each host of the URL, unless the URL sets `connect_timeout`."""
 
 
 def connect(url: str) -> psycopg.Connection:
-    """A connection of psycopg's own, as the engine makes them."""
+    """A new connection of psycopg. libpq reads the URL, so every parameter that libpq knows may be in it.
+
+    Raises:
+        psycopg.OperationalError: the database cannot be reached, or refuses the login.
+    """
     parameters = {"connect_timeout": CONNECT_SECONDS} | conninfo_to_dict(to_conninfo(url))
-    # Statements are not prepared, since a pooler between here and the server may not know how.
+    # psycopg must not prepare statements by itself: a pooler between here and the server may lose them.
     return psycopg.connect(make_conninfo("", **parameters), prepare_threshold=None)
 
 
+def create_engine(url: str) -> Engine:
+    """SQLAlchemy's engine over `connect`. It closes each connection after its use."""
+    return sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connect(url), poolclass=NullPool)
+
+
 def explain(error: DBAPIError) -> str:
-    """What libpq or the server said, in one line; it may name the host, but not the password."""
+    """The message of libpq or the server, in one line. It may name the host, never the password."""
     said = error.orig.diag.message_primary if isinstance(error.orig, psycopg.Error) else None
     return " ".join((said or str(error.orig)).split())

@@ -8,32 +8,49 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
+from db.statements import SCHEMA_VERSION
+from db.wire.pool import Pool
 
-VERSION = re.compile("[0-9]{4}")
+VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
+"""The folder of the migrations; each file's name begins with its version."""
+
+VERSION_FORMAT = re.compile("[0-9]{4}")
 
 
 class SchemaMismatch(Exception):
-    """The database's schema is not one that this service knows, or not the one that it needs. Becomes 503."""
+    """The database has an older version than the service needs, or one that this release does not know. Becomes 503."""
 
 
 @cache
 def head() -> str:
-    """The newest version of the schema, the one that this service needs; versions are in the order of their names."""
+    """The newest version of this release, which the service needs."""
     return max(path.name for path in VERSIONS.glob("[0-9]*.py")).partition("_")[0]
+
+
+def current(connection: Connection) -> str | None:
+    """The version of the database's schema, None if it has no schema."""
+    if connection.scalar(text("select to_regclass('alembic_version')")) is None:
+        return None
+    version: str | None = connection.scalar(text("select version_num from alembic_version"))
+    return version
 
 
 def suffices(version: str | None) -> bool:
     """Whether this service runs on that version of the schema: its own or a newer one.
 
-    A migration changes nothing that the release before it needs. What nobody needs any more is removed by a later one.
+    A newer one suffices because a migration keeps everything that the release before it uses. What no release uses any
+    more is removed by a later migration.
     """
-    return version is not None and VERSION.fullmatch(version) is not None and version >= head()
+    return version is not None and VERSION_FORMAT.fullmatch(version) is not None and version >= head()
 
 
-def current(connection: Connection) -> str | None:
-    """The version that the database's schema is at, None where it has none."""
-    if connection.scalar(text("select to_regclass('alembic_version')")) is None:
-        return None
-    version: str | None = connection.scalar(text("select version_num from alembic_version"))
-    return version
+async def check_version(pool: Pool) -> None:
+    """Reads the version over the service's own pool, with a statement like those of the operations.
+
+    Raises:
+        DatabaseUnavailable: the database does not answer (503).
+        SchemaMismatch: its version does not suffice (503).
+    """
+    rows = await pool.run("", SCHEMA_VERSION, ())
+    if not any(suffices(version.decode()) for (version,) in rows if version is not None):
+        raise SchemaMismatch

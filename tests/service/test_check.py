@@ -84,7 +84,7 @@ def test_nothing_is_found_where_nothing_is_wrong(database_url: str) -> None:
             "postgresql://x@127.0.0.1:{free}/x", "no server listens there: start it, or correct", id="no-server"
         ),
         pytest.param("postgresql://x@does-not-exist.invalid/x", "correct the host in DATABASE_URL", id="no-host"),
-        pytest.param("postgresql://x@127.0.0.1:{deaf}/x?connect_timeout=2", "let the firewall pass it", id="no-answer"),
+        pytest.param("postgresql://x@127.0.0.1:{deaf}/x?connect_timeout=2", "or open the firewall", id="no-answer"),
     ],
 )
 def test_an_unreachable_database_is_found(url: str, helps: str) -> None:
@@ -133,7 +133,7 @@ def migrated_and(statement: str) -> Callable[[str], None]:
         pytest.param(
             migrated_and("alter table tasks no force row level security"),
             "policies",
-            "enable and force it",
+            "run `alter table tasks enable row level security, force row level security`",
             id="policies",
         ),
         pytest.param(
