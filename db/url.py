@@ -1,4 +1,4 @@
-"""The spellings of a database's URL."""
+"""Reads `DATABASE_URL`, in any of its usual spellings, without repeating a password in an error message."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from psycopg.conninfo import conninfo_to_dict
 
 SCHEME = re.compile(r"^(postgresql|postgres)(\+[a-z0-9]+)?://")
 
-# A password's @ or / that is not encoded moves the rest of the password to where error messages name hosts and ports.
+# These patterns find a rest of a password in another part of the URL. If an @ or / of a password is not
+# percent-encoded, libpq takes what follows it for a host, a port or a database, which its error messages show.
 MISPLACED = {"host": re.compile("[^,]@"), "port": re.compile("[^0-9,]"), "dbname": re.compile("@")}
 
 
 def to_conninfo(url: str) -> str:
     """The URL as libpq reads it: `postgres://`, and SQLAlchemy's `postgresql+driver://`, become `postgresql://`.
 
-    All that follows passes through as it is: TLS, several hosts, time-outs.
+    The rest of the URL stays as it is, for example several hosts, TLS and time-outs.
 
     Raises:
-        ValueError: it is no such URL. The message repeats nothing of it, where libpq's may quote the password.
+        ValueError: libpq cannot read the URL, or a part of its password would be shown. The message follows the name of
+            the setting, and quotes nothing of the URL (libpq's own message may quote the password).
     """
     if not SCHEME.match(url):
         raise ValueError("must begin with postgresql:// or postgres://")
@@ -28,8 +30,8 @@ def to_conninfo(url: str) -> str:
         parameters = conninfo_to_dict(conninfo)
     except (psycopg.Error, UnicodeError):
         raise ValueError(
-            "is not a URL that libpq understands: it has an unknown parameter, or a character that must be encoded"
+            "is not a URL that libpq can read: correct an unknown parameter, or percent-encode special characters"
         ) from None
     if any(pattern.search(str(parameters.get(name, ""))) for name, pattern in MISPLACED.items()):
-        raise ValueError("has a user or password in which @, / or : must be encoded, as %40, %2F or %3A")
+        raise ValueError("has a user or password with @, / or : in it: write these as %40, %2F or %3A")
     return conninfo
