@@ -1,4 +1,7 @@
-"""The tables, as SQLAlchemy maps them. A test holds them and the migrations together."""
+"""The tables, as SQLAlchemy maps them. They must equal what the migrations create, which a test compares.
+
+Role, grants, policies and trigger are only in the migrations.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 BLANKS = r"\0009\000A\000B\000C\000D\0020\0085\00A0\1680" + "".join(
     rf"\{code:04X}" for code in (*range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
 )
-"""The characters of which a title must not consist alone: Unicode's white space, as the contract's pattern lists it."""
+"""Unicode's white space, as the contract's pattern lists it. A title needs at least one character other than these."""
 
 timestamp_now = Annotated[datetime, mapped_column(TIMESTAMP(timezone=True), server_default=func.now())]
 bool_false = Annotated[bool, mapped_column(server_default=text("false"))]
@@ -50,7 +53,10 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """A person, as the issuer of the tokens knows them. Made at their first write."""
+    """A user. Their first write creates the row, unless `PROVISION_USERS` is false.
+
+    `id` is the `sub` of their tokens; email and name are those of their newest token that has them.
+    """
 
     __tablename__ = "users"
     __table_args__ = (CheckConstraint("char_length(id) between 1 and 255", name="users_id_length"),)
@@ -64,8 +70,11 @@ class User(Base):
 class Task(Base):
     """A task of one user.
 
-    The primary key leads with the owner and ends with a UUID that grows with time: a user's newest tasks are its end,
-    read backwards, however many tasks and users there are; and a sharded engine can distribute by it as it is.
+    The primary key begins with the owner and ends with a UUID that grows with time. So a page reads one range of its
+    index backwards, from the user's newest task, and costs the same however many tasks and users there are. A sharded
+    database can distribute the table by `user_id` as it is.
+
+    `version` counts the changes of the task; the trigger of the migrations increments it. `ETag` is made of it.
     """
 
     __tablename__ = "tasks"

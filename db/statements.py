@@ -1,10 +1,12 @@
-"""Each operation's SQL, built with SQLAlchemy over the models and compiled once.
+"""The SQL of each operation, built with SQLAlchemy from the models and compiled once, at import.
 
-PostgreSQL writes the JSON: the columns that `TASK_MEMBERS` names, in this order, and nothing else. Every statement
-filters by its owner, whom row-level security enforces again. Writes have the form `with changed as (update ...
-returning ...) select ...`, the one that sharded engines run too.
+PostgreSQL writes the JSON of a task: the columns of `TASK_MEMBERS`, in this order, and no others. It writes times in
+the session's time zone, which the claims set to UTC.
 
-Times are written in the session's zone, which the claims set to UTC.
+Every statement filters by the user's id. Row-level security does the same once more, so a statement that forgot its
+filter would show no other user's tasks.
+
+Writes have the form `with changed as (update ... returning ...) select ...`, because Citus runs it too.
 """
 
 from __future__ import annotations
@@ -49,24 +51,27 @@ from sqlalchemy.sql import ClauseElement
 from db.models import Task, User
 
 API_ROLE: Final = "taskpact_api"
-"""The role under which every statement runs: it can neither bypass policies nor change the schema."""
+"""The role under which every statement runs. Row-level security binds it, and it cannot change the schema."""
 
 USER_ID_SETTING: Final = "taskpact.user_id"
-"""The setting in which policies find the user."""
+"""PostgreSQL's setting that holds the user's id. The policies compare it with the owner of each row."""
 
 TASK_MEMBERS = ("id", "user_id", "title", "description", "completed", "created_at", "updated_at")
 
 PAGE_LIMIT: Final = 101
-"""No page asks for more rows: as many tasks as the contract allows, and the one that tells whether there are others."""
+"""The most rows that a page reads: the contract's maximum of `limit`, and one more, which shows that a page follows.
+
+A test compares it with the contract.
+"""
 
 DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement as the wire wants it: its name once it is prepared, its text, the order of its parameters.
+    """A statement as `db.wire` sends it: the name under which it is prepared, its text, the order of its parameters.
 
-    One that `writes` must not be run again while it is not known what came of it.
+    If the answer to a statement that `writes` is lost, it may have been committed. It is not simply run again then.
     """
 
     name: bytes
@@ -77,11 +82,12 @@ class Statement:
     @classmethod
     def compile(cls, name: str, clause: ClauseElement) -> Statement:
         compiled = clause.compile(dialect=DIALECT)
-        # SQLAlchemy repeats a parameter's name for each of its uses, PostgreSQL's $n is used as often as wanted.
+        # SQLAlchemy lists a parameter once for each use. PostgreSQL wants one value, and uses its $n several times.
         order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
         sql = str(compiled)
         writes = re.search(r"\b(insert|update|delete)\b", sql, re.IGNORECASE) is not None
-        # Behind a pooler, another release may have prepared something else on the same connection: names differ then.
+        # Behind a pooler, another release may have prepared a different text on the same server connection. The hash
+        # gives each text a name of its own.
         unique = f"{name}_{sha256(sql.encode()).hexdigest()[:12]}"
         return cls(unique.encode(), sql.encode(), tuple(dict.fromkeys(order)), writes)
 
@@ -106,15 +112,21 @@ IDEMPOTENCY_FINGERPRINT: BindParameter[bytes] = bindparam("idempotency_fingerpri
 
 OWN_TASK = and_(Task.user_id == USER_ID, Task.id == TASK_ID)
 UNCHANGED = or_(VERSIONS.is_(None), Task.version == func.any(VERSIONS))
-"""Whether the task is one of the versions that the client knows; without any, all are."""
+"""Whether the task has one of the versions that `If-Match` names. Null stands for a request without `If-Match`."""
 
 MEMBERS = tuple(getattr(Task, name) for name in TASK_MEMBERS)
 
 
 def _one(rows: CTE) -> Select[Any]:
-    # A row of its own for the JSON's members, made of the one that was found or written, costs no second look at it.
+    """The JSON and the version of the task that a CTE found or wrote."""
+    # The version is not a member of the JSON. So the members are put into a row of their own, without a second search.
     task = select(*(rows.c[name] for name in TASK_MEMBERS)).correlate(rows).lateral("task")
     return select(func.row_to_json(task.table_valued()), rows.c.version).join_from(rows, task, true())
+
+
+def _get() -> Select[Any]:
+    rows = select(*MEMBERS, Task.version).where(OWN_TASK).cte("found")
+    return _one(rows)
 
 
 def _list(*, completed: bool, cursor: bool) -> Select[Any]:
@@ -123,16 +135,17 @@ def _list(*, completed: bool, cursor: bool) -> Select[Any]:
         page = page.where(Task.completed == COMPLETED)
     if cursor:
         page = page.where(Task.id < CURSOR)
-    # That the limit is small must be known without its value: for a user with many tasks, a plan for any limit looks
-    # so dear that the server would plan each page anew, which takes as long as reading it.
+    # The constant limit tells the planner that a page is small. With a parameter alone, the generic plan looks so
+    # expensive for a user with many tasks that the server plans each page anew, which takes as long as reading it.
     rows = page.limit(literal_column(str(PAGE_LIMIT))).cte("task")
     return select(func.row_to_json(rows.table_valued()), rows.c.id).order_by(rows.c.id.desc()).limit(LIMIT)
 
 
 def _provision() -> CTE:
+    """Inserts the user's row if it is missing, and else records the token's email and name in it."""
     claims = select(USER_ID, EMAIL, NAME)
-    # The user's row is locked and written only when the token says something new, not with every task. What it does
-    # not say stays: many issuers leave the profile out of some tokens.
+    # The row is locked and written only if the token has a new email or name, not with every task. If the token has
+    # none, the old one stays: many issuers leave the profile out of some tokens.
     known = exists().where(
         User.id == USER_ID,
         or_(EMAIL.is_(None), User.email == EMAIL),
@@ -159,8 +172,9 @@ def _create_once() -> Select[Any]:
     values = select(USER_ID, TASK_ID, TITLE, DESCRIPTION, IDEMPOTENCY_KEY, IDEMPOTENCY_FINGERPRINT)
     members = ["user_id", "id", "title", "description", "idempotency_key", "idempotency_fingerprint"]
     task = upsert(Task).from_select(members, values)
-    # An update that changes nothing returns the row, also one that another transaction has just made, which a mere
-    # look would miss. The trigger does not fire for it. No row comes back where the key stands for another request.
+    # If the key exists, the update changes nothing and returns the row. A select in its place would not see a row that
+    # another transaction has just committed. The trigger does not fire for it. If the key was used with another title
+    # or description, no row is returned.
     task = task.on_conflict_do_update(
         index_elements=[Task.user_id, Task.idempotency_key],
         index_where=Task.idempotency_key.is_not(None),
@@ -182,7 +196,7 @@ def _delete() -> Select[Any]:
 
 
 def _write(name: str, clause: Select[Any], record: CTE) -> dict[bool, Statement]:
-    """A write that records what the token says about the user, and one that does not.
+    """Two forms of a write: with True, it also records the token's email and name; with False, it does not.
 
     The second costs the server a seventh less, measured side by side.
     """
@@ -192,17 +206,11 @@ def _write(name: str, clause: Select[Any], record: CTE) -> dict[bool, Statement]
     }
 
 
-def _follow_token() -> CTE:
-    """Email and name follow the token; the user's row is written only when it says something new."""
+def _record() -> CTE:
+    """Records the token's email and name in the user's row, if there is one and they differ."""
     email, name = func.coalesce(EMAIL, User.email), func.coalesce(NAME, User.name)
-    says_something_new = or_(User.email.is_distinct_from(email), User.name.is_distinct_from(name))
-    followed = update(User).where(User.id == USER_ID, says_something_new).values(email=email, name=name)
-    return followed.cte("followed")
-
-
-def _get() -> Select[Any]:
-    rows = select(*MEMBERS, Task.version).where(OWN_TASK).cte("found")
-    return _one(rows)
+    is_new = or_(User.email.is_distinct_from(email), User.name.is_distinct_from(name))
+    return update(User).where(User.id == USER_ID, is_new).values(email=email, name=name).cte("recorded")
 
 
 CLAIMS = Statement.compile(
@@ -212,7 +220,7 @@ CLAIMS = Statement.compile(
         " set_config('statement_timeout', :statement_timeout, true), set_config('TimeZone', 'UTC', true)"
     ),
 )
-"""Who asks, and for how long, told to PostgreSQL for one transaction: local settings are gone after it."""
+"""All claims, for one transaction: role, user id, time-out and time zone. As local settings, they end with it."""
 
 SESSION_CLAIMS = Statement.compile(
     "session_claims",
@@ -222,13 +230,16 @@ SESSION_CLAIMS = Statement.compile(
         " where pg_backend_pid() = :backend_pid and not exists (select from pg_extension where extname = 'citus')"
     ),
 )
-"""All of it but who asks, told once, where no pooler gives the session to others and no shard must be told.
+"""Sets role, time-out and time zone once for a session, so that each statement sends only the user's id.
 
-Every transaction is spared a seventh of what a toggle costs the server, measured side by side.
+It sets nothing and returns no row in two cases. Behind a pooler, the session is not ours alone: the server's process
+is another one than the client was told. With Citus, the settings would not reach the shards.
+
+This saves a seventh of what a toggle costs the server, measured side by side.
 """
 
 USER_CLAIM = Statement.compile("user_claim", text(f"select set_config('{USER_ID_SETTING}', :user_id, true)"))
-"""What is left to tell for one transaction."""
+"""The user's id for one transaction, in a session that has run `SESSION_CLAIMS`."""
 
 BEGIN = Statement.compile("begin", text("begin"))
 COMMIT = Statement.compile("commit", text("commit"))
@@ -238,7 +249,10 @@ LOCAL_CLAIMS = (
     Statement.compile("local_role", text(f"set local role {API_ROLE}")),
     Statement.compile("local_time_zone", text("set local timezone = 'UTC'")),
 )
-"""The same, told by commands of a transaction block, which Citus repeats to its shards; others have values in them."""
+"""Role and time zone as `SET LOCAL` of a transaction block, which Citus repeats on its shards.
+
+`SET` takes no parameters. So user id and time-out are written into the text: see `SET_LOCAL_USER_ID`, `local_timeout`.
+"""
 
 SET_LOCAL_USER_ID: Final = f"set local {USER_ID_SETTING} = ".encode()
 
@@ -247,7 +261,7 @@ HAS_CITUS = Statement.compile("has_citus", text("select 1 from pg_extension wher
 
 @cache
 def local_timeout(milliseconds: int) -> Statement:
-    """When the server cancels a statement, told by a command of its transaction block."""
+    """The time-out as `SET LOCAL`: the server cancels a statement that runs longer."""
     return Statement.compile("local_timeout", text(f"set local statement_timeout = '{milliseconds}ms'"))
 
 
@@ -262,7 +276,7 @@ CREATE_ONCE = _write("create_once", _create_once(), _provision())
 REPLACE = _write(
     "replace",
     _update(title=TITLE, description=DESCRIPTION, completed=func.coalesce(COMPLETED, Task.completed)),
-    _follow_token(),
+    _record(),
 )
 UPDATE = _write(
     "update",
@@ -271,10 +285,10 @@ UPDATE = _write(
         description=case((HAS_DESCRIPTION, DESCRIPTION), else_=Task.description),
         completed=func.coalesce(COMPLETED, Task.completed),
     ),
-    _follow_token(),
+    _record(),
 )
-TOGGLE = _write("toggle", _update(completed=~Task.completed), _follow_token())
-DELETE = _write("delete", _delete(), _follow_token())
+TOGGLE = _write("toggle", _update(completed=~Task.completed), _record())
+DELETE = _write("delete", _delete(), _record())
 TASK_EXISTS = Statement.compile("task_exists", select(Task.version).where(OWN_TASK))
 USER_EXISTS = Statement.compile("user_exists", select(User.id).where(User.id == USER_ID))
 SCHEMA_VERSION = Statement.compile("schema_version", text("select version_num from alembic_version"))

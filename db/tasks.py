@@ -1,4 +1,8 @@
-"""The operations on one user's tasks, one round trip each."""
+"""The operations on one user's tasks, one round trip each.
+
+A second round trip is needed only to find out why an operation found no row, and after a lost answer or a row that
+was deleted meanwhile. Nothing here opens a transaction: `run` does so for each statement, under the user's claims.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ from db.statements import (
 from db.wire.connection import Row, Values
 
 KEEP: Final = object()
-"""Stands for a description that stays as it is, where None would remove it."""
+"""The value of `description` that leaves it as it is. None removes it."""
 
 BOOLEANS = {True: b"true", False: b"false", None: None}
 
@@ -37,31 +41,31 @@ class TaskNotFound(Exception):
 
 
 class VersionMismatch(Exception):
-    """The task is none of the versions that the client knows. Becomes 412."""
+    """The task exists, but has none of the versions that `If-Match` names. Becomes 412."""
 
 
 class IdempotencyKeyReused(Exception):
-    """The user's idempotency key stands for another task. Becomes 422."""
+    """The user has used this idempotency key for a task with another title or description. Becomes 422."""
 
 
 class UserUnknown(Exception):
-    """The user has no row, and the service does not make one. Becomes 401."""
+    """The user has no row, and `PROVISION_USERS` is false. Becomes 401."""
 
 
 @dataclass(slots=True)
 class User:
-    """Who asks: the token's `sub`, and what it says about the person."""
+    """The user of a request, as the token describes them: `sub`, and email and name if it has them."""
 
     id: str
     email: str | None = None
     name: str | None = None
     is_recorded: bool = field(default=False, compare=False)
-    """Whether a write has told the database all this; the next ones need not say it again."""
+    """Whether a write has recorded this token's email and name in the user's row. Then the next ones do not."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A task as PostgreSQL wrote it: its JSON, and its version."""
+    """A task: its JSON as PostgreSQL wrote it, and its version, of which the entity tag is made."""
 
     json: bytes
     version: int
@@ -69,14 +73,14 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some tasks, newest first: their JSON, and the id after which the next page begins, None on the last."""
+    """Tasks, newest first: the JSON of each, and the id after which the next page begins (None on the last)."""
 
     items: list[bytes]
     next_cursor: str | None
 
 
 class Runner(Protocol):
-    """Runs statements: a pool, or what stands before it."""
+    """What runs statements: a `db.wire.pool.Pool`, or the wrapper that traces it. See `Pool.run`."""
 
     def run(
         self,
@@ -90,18 +94,23 @@ class Runner(Protocol):
 
 
 class Tasks:
-    """Every user's tasks, each reached only as that user."""
+    """The tasks of all users. Every method runs as one user, and reaches only that user's tasks.
+
+    Besides what it names, every method raises `DatabaseUnavailable` and its subclasses (503), and `UserUnknown` (401)
+    if it finds no row, the user has none, and users are not provisioned.
+    """
 
     def __init__(self, pool: Runner, *, provision_users: bool = True) -> None:
-        """With `provision_users`, a user's row is made at their first write, and follows each new token with its first.
+        """With `provision_users`, the first write with each new token creates the user's row or records email and name.
 
-        Without, somebody else keeps the users: who has no row is unknown, and email and name stay as they are.
+        Without it, the rows of `users` belong to another service: nothing is written to them, and a user without a row
+        is refused.
         """
         self._pool = pool
         self._provision_users = provision_users
 
     async def page(self, user: User, *, limit: int, cursor: str | None, completed: bool | None) -> Page:
-        """The newest `limit` tasks, or those after `cursor`; all, or only those (not) completed."""
+        """The newest `limit` tasks, or those older than the task `cursor`; `completed` filters unless it is None."""
         statement = LIST[completed is not None, cursor is not None]
         values = statement.values(
             user_id=user.id.encode(),
@@ -119,13 +128,14 @@ class Tasks:
     async def create(
         self, user: User, *, title: str, description: str | None, idempotency_key: str | None = None
     ) -> tuple[str, TaskRow]:
-        """Creates a task, and the user's row where it is missing or the token says something new; tells the id first.
+        """Creates a task, after the user's row if it is provisioned. Returns the task's id and the task.
 
-        With a key, the task that the user created under it before, for as long as there is one, as it is now.
+        With an idempotency key, a repeated request creates nothing. It returns the task of the first request as it is
+        now, unless that task has been deleted.
 
         Raises:
-            IdempotencyKeyReused: that task was created with another title or description (422).
-            UserUnknown: the user has no row, and none is to be made (401).
+            IdempotencyKeyReused: the first request with this key had another title or description (422).
+            UserUnknown: the user has no row, and users are not provisioned (401).
         """
         task_id = str(uuid_utils.uuid7())
         values = {
@@ -139,22 +149,23 @@ class Tasks:
         try:
             rows = await self._write(create, user, values, repeatable=True)
         except errors.UniqueViolation:
-            # The answer was lost, and the statement run again: it had made the task, whose id nobody else has.
+            # The first answer was lost, and the statement was run again. The first run had created the task: no other
+            # has its id, which was made above. So the task is read.
             rows = await self._pool.run(user.id, GET, GET.values(**values), may_be_done=True)
         except errors.ForeignKeyViolation:
             if not self._provision_users:
                 raise UserUnknown from None
-            # The user's row was there, and was deleted meanwhile. Now it makes another.
+            # The user's row was recorded before, and has been deleted since. The second write creates it again.
             user.is_recorded = False
             rows = await self._write(create, user, values)
         if not rows:
             raise IdempotencyKeyReused
         task, version, *ids = rows[0]
-        # Under a key, it may be a task that was there before.
+        # With a key, the statement also returns the id: it may be the one of an older task.
         return (ids[0].decode() if ids and ids[0] else task_id), _task((task, version))
 
     async def get(self, user: User, task_id: str) -> TaskRow:
-        """One task.
+        """Reads a task.
 
         Raises:
             TaskNotFound: the user has no such task (404).
@@ -198,7 +209,7 @@ class Tasks:
         completed: bool | None,
         versions: Collection[int] | None,
     ) -> TaskRow:
-        """Changes what is not None, and the description unless it is `KEEP`.
+        """Changes title and `completed` unless they are None, and the description unless it is `KEEP`.
 
         Raises:
             TaskNotFound: the user has no such task (404).
@@ -212,7 +223,7 @@ class Tasks:
         return _task(rows[0])
 
     async def toggle(self, user: User, task_id: str, *, versions: Collection[int] | None) -> TaskRow:
-        """Completes the task, or takes that back, whichever it was.
+        """Marks an open task as completed, and a completed one as open. The server inverts it, so no update is lost.
 
         Raises:
             TaskNotFound: the user has no such task (404).
@@ -222,7 +233,7 @@ class Tasks:
         return _task(rows[0])
 
     async def delete(self, user: User, task_id: str, *, versions: Collection[int] | None) -> None:
-        """Removes the task for good.
+        """Deletes the task. Deletion is permanent.
 
         Raises:
             TaskNotFound: the user has no such task (404).
@@ -238,11 +249,12 @@ class Tasks:
         versions: Collection[int] | None,
         **values: bytes | None,
     ) -> list[Row]:
+        """Runs a write on one task, if it has one of `versions` (None: any), and returns its row."""
         values["task_id"] = task_id.encode()
         values["versions"] = None if versions is None else b"{%s}" % b",".join(b"%d" % version for version in versions)
         rows = await self._write(statements, user, values)
         if not rows:
-            # Only a failure costs a second round trip: which one was it?
+            # Only here is a second round trip needed, to tell the possible failures apart.
             if versions is not None and await self._pool.run(user.id, TASK_EXISTS, TASK_EXISTS.values(**values)):
                 raise VersionMismatch
             await self._check_user(user)
@@ -257,7 +269,7 @@ class Tasks:
         *,
         repeatable: bool = False,
     ) -> list[Row]:
-        """Runs a write, and records the user with it unless that has been done, or is somebody else's to do."""
+        """Runs a write; it also records the token's email and name if users are provisioned and no write has yet."""
         values["user_id"] = user.id.encode()
         if not self._provision_users or user.is_recorded:
             statement = statements[False]
@@ -269,6 +281,7 @@ class Tasks:
         return rows
 
     async def _check_user(self, user: User) -> None:
+        """Raises UserUnknown if users are not provisioned and the user has no row. Called when no task was found."""
         if not self._provision_users:
             statement = USER_EXISTS
             if not await self._pool.run(user.id, statement, statement.values(user_id=user.id.encode())):
@@ -280,12 +293,12 @@ def _text(value: str | None) -> bytes | None:
 
 
 def _fingerprint(title: str, description: str | None) -> bytes:
-    """What a request to create a task wants, in 32 bytes, however it was written; as PostgreSQL reads bytes."""
+    """The SHA-256 of title and description, as PostgreSQL's text for `bytea`. JSON's spelling makes no difference."""
     return b"\\x" + sha256(json.dumps([title, description]).encode()).hexdigest().encode()
 
 
 def _task(row: Row) -> TaskRow:
     task, version = row
     if task is None or version is None:
-        raise TypeError("the statement answered null")
+        raise TypeError("the statement returned null in place of a task")
     return TaskRow(task, int(version))
