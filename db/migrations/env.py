@@ -1,4 +1,8 @@
-"""Alembic's environment: migrations run on the connection that `db.schema.migrate` hands over, or on `DATABASE_URL`."""
+"""Alembic's environment, which Alembic runs for each of its commands.
+
+`db.schema.migrate` hands over a connection, or asks for the SQL only. Without either, a developer uses Alembic's own
+command line: then the migrations run on `DATABASE_URL`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ def run_migrations(connection: Connection) -> None:
 
 
 def print_migrations() -> None:
-    # With named parameters, SQLAlchemy does not double the percent signs of what nobody executes.
+    # With its default parameters, SQLAlchemy would double each percent sign, and psql would read them doubled.
     context.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"})
     with context.begin_transaction():
         for guard in MIGRATION_GUARDS:
@@ -32,6 +36,6 @@ if context.is_offline_mode():
 elif "connection" in context.config.attributes:
     run_migrations(context.config.attributes["connection"])
 else:
-    # Alembic's own command line, as a developer uses it to write a migration.
+    # Alembic's own command line, for example `alembic revision`.
     with create_engine(os.environ["DATABASE_URL"]).connect() as own_connection:
         run_migrations(own_connection)

@@ -1,4 +1,4 @@
-"""Users and tasks, with their trigger, the service's role, its grants and the policies that bind it."""
+"""The tables `users` and `tasks`, their trigger, the service's role, its grants, and row-level security."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# The role belongs to the cluster and may serve other databases of it: it may exist already, and it may have to stay.
-# Since PostgreSQL 16 even its maker must be granted the right to take it, and nobody but its maker may grant that.
+# A role belongs to the cluster, not to one database. Another database may have created it before, and may still need it
+# when this one is downgraded. Since PostgreSQL 16, even the creator of a role must be granted the right to take it, and
+# only the creator may grant it.
 CREATE_ROLE = """
 do $$
 begin
@@ -55,8 +56,8 @@ BLANKS = (
     r"\2028\2029\202F\205F\3000"
 )
 
-# What a title and a description may be is said of their types: PostgreSQL reads a table's own checks anew for every
-# statement that writes, which took a fifth of a create, and a domain's once.
+# Title and description have domains, because PostgreSQL reads a domain's checks once. It reads the checks of a table
+# anew for every statement that writes, which took a fifth of a create.
 DOMAINS = (
     rf"""
     create domain task_title as text
@@ -93,13 +94,15 @@ TABLES = (
         constraint tasks_user_id_fkey foreign key (user_id) references users (id) on delete cascade
     )
     """,
-    # It finds a task, and has no order: where few users own most tasks, the order of all looks to the planner like a
-    # short way to one user's, and a page of somebody with a hundred goes through another's million.
+    # This index finds one task by its id. It is a hash index because it must have no order. Where few users own most
+    # tasks, the planner would take an ordered index of all tasks for a short way to those of one user: a page of a user
+    # with a hundred tasks would read another user's million.
     "create index tasks_id on tasks using hash (id)",
     "create index tasks_user_id_completed_id on tasks (user_id, completed, id)",
 )
 
-# Whoever changes a task, its version moves on and its creation stays. A change that changes nothing moves nothing.
+# Every change of a task increments its version, sets `updated_at` and keeps `created_at`, whoever makes the change. An
+# update that changes no value does none of this.
 TRIGGER = (
     """
     create function tasks_touch() returns trigger language plpgsql as $$
@@ -117,7 +120,7 @@ TRIGGER = (
     """,
 )
 
-# A local setting leaves an empty string behind when its transaction ends: nobody's id, not even by mistake.
+# A local setting becomes an empty string when its transaction ends. `nullif` makes it null, which equals no user's id.
 POLICIES = tuple(
     statement
     for table, owner in (("users", "id"), ("tasks", "user_id"))
