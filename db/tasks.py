@@ -1,7 +1,8 @@
 """The operations on one user's tasks, one round trip each.
 
 A second round trip is needed only to find out why an operation found no row, and after a lost answer or a row that
-was deleted meanwhile. Nothing here opens a transaction: `run` does so for each statement, under the user's claims.
+was deleted meanwhile. Nothing here begins or commits a transaction: `Pool.run` gives each statement one of its own,
+or one that it shares with other users' writes, under the user's claims.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ KEEP: Final = object()
 """The value of `description` that leaves it as it is. None removes it."""
 
 BOOLEANS = {True: b"true", False: b"false", None: None}
+"""PostgreSQL's text for truth values. All values are sent, and all rows are read, as text."""
 
 
 class TaskNotFound(Exception):
@@ -101,10 +103,12 @@ class Tasks:
     """
 
     def __init__(self, pool: Runner, *, provision_users: bool = True) -> None:
-        """With `provision_users`, the first write with each new token creates the user's row or records email and name.
+        """With `provision_users`, the first write with a token records its email and name in the user's row.
 
-        Without it, the rows of `users` belong to another service: nothing is written to them, and a user without a row
-        is refused.
+        If the user has no row yet, `create` creates it. The other writes do not, because such a user has no tasks.
+
+        Without `provision_users`, the rows of `users` belong to another service: nothing is written to them, and a user
+        without a row is refused.
         """
         self._pool = pool
         self._provision_users = provision_users
@@ -155,7 +159,8 @@ class Tasks:
         except errors.ForeignKeyViolation:
             if not self._provision_users:
                 raise UserUnknown from None
-            # The user's row was recorded before, and has been deleted since. The second write creates it again.
+            # The user has no row, although a write with this token set `is_recorded`: the row has been deleted since,
+            # or that write was no `create` and found none. The second write creates the row.
             user.is_recorded = False
             rows = await self._write(create, user, values)
         if not rows:

@@ -88,7 +88,7 @@ def inspect_database(url: str, *, prepare: bool, claims: Claims = "auto", pool_s
 
 
 def examine(connection: Connection) -> list[Check]:
-    """The required checks, on a connection whose transaction the caller rolls back: they take the service's role."""
+    """Runs the required checks in a transaction that the caller rolls back, since they change its role."""
     checks = [Check("database", True, f"PostgreSQL {connection.scalar(text('show server_version'))}")]
     for check in (_check_role, _check_schema, _check_policies):
         try:

@@ -38,8 +38,8 @@ def current(connection: Connection) -> str | None:
 def suffices(version: str | None) -> bool:
     """Whether this service runs on that version of the schema: its own or a newer one.
 
-    A newer one suffices because a migration keeps everything that the release before it uses. What no release uses any
-    more is removed by a later migration.
+    A newer one suffices because a migration keeps everything that the release before it uses. So releases are upgraded
+    one at a time (docs/operations.md).
     """
     return version is not None and VERSION_FORMAT.fullmatch(version) is not None and version >= head()
 
