@@ -154,7 +154,7 @@ def _check_schema(connection: Connection) -> Check:
     connection.execute(text(f"set local role {API_ROLE}"))
     version, needed = current(connection), head()
     if version is None:
-        return Check("schema", False, "the database has no schema of Taskpact: run `taskpact migrate`")
+        return Check("schema", False, "the database has no schema: run `taskpact migrate`")
     if not VERSION_FORMAT.fullmatch(version):
         return Check(
             "schema",

@@ -328,4 +328,4 @@ def test_check_finds_a_pool_that_the_server_has_no_connections_for(database_url:
 
     assert good.exit_code == 0, good.stdout
     assert bad.exit_code == 1
-    assert "DATABASE_POOL_SIZE is 1000, the server has" in " ".join(bad.stdout.replace("│", " ").split())
+    assert "DATABASE_POOL_SIZE is 1000, but the server allows" in " ".join(bad.stdout.replace("│", " ").split())
