@@ -21,7 +21,7 @@ from starlette.types import Scope
 
 from db.schema.version import SchemaMismatch
 from db.tasks import IdempotencyKeyReused, TaskNotFound, UserUnknown, VersionMismatch
-from db.wire.pool import DatabaseUnavailable, OutcomeUnknown, WritesUnavailable
+from db.wire.failures import DatabaseUnavailable, OutcomeUnknown, WritesUnavailable
 from handlers.auth.bearer import NotOwner
 from handlers.auth.keys import KeysUnavailable
 from handlers.auth.tokens import TokenInvalid

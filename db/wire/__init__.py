@@ -1,6 +1,16 @@
-"""The way to PostgreSQL: one round trip under the user's claims.
+"""The way to PostgreSQL: one round trip for each operation, under the user's claims.
 
-connection    one server connection: claims and statement together
-group_commit  writes of different users, in one transaction
-pool          a bounded number of connections
+    pool          a bounded number of connections, and the requests that wait for one
+    group_commit  writes of different users that share a transaction
+    connection    one server connection, which runs one transaction at a time
+    failures      what each failure means: whether it is repeated, and what callers see
+
+Words that the modules share:
+
+claims       What PostgreSQL is told about the user before each statement: the role, the user's id (row-level security
+             goes by it), a time-out, and the time zone.
+call         One statement with its values, for one user.
+outcome      What came of a call: its rows, or the exception that tells why there are none.
+exchange     The messages of one transaction, from the first call sent to the end of the server's answer.
+perhaps done A write whose answer was lost: only PostgreSQL knows whether it was committed.
 """

@@ -1,15 +1,17 @@
 """One server connection: a user's claims and a statement travel together, in one round trip.
 
-psycopg connects, negotiates TLS and knows the errors; its libpq layer, `psycopg.pq`, carries the messages in pipeline
-mode. Without `BEGIN`, all that is sent before a sync is one implicit transaction (PostgreSQL, "Pipelining"): the
-claims' local settings hold for the statement and are gone after it, and a failed message undoes the rest.
+psycopg connects, negotiates TLS and knows the errors. Its libpq layer, `psycopg.pq`, carries the messages in pipeline
+mode. Without `BEGIN`, all messages before a sync are one implicit transaction (PostgreSQL, "Pipelining"): the claims'
+local settings hold for the statement and are gone after it, and a failed message rolls the others back.
 
-Only who asks is told with each statement, where the session is ours from its beginning to its end. Behind a pooler,
-where others have the server's sessions in between, role, time-out and time zone are told each time too.
+There are three ways in which claims travel:
 
-Statements of several users may share the transaction, each after the claims of its own user. Where a statement goes on
-to the shards of Citus, these settings do not: there, it has a transaction to itself, and `BEGIN`, `SET LOCAL` and
-`COMMIT` travel with it, in the same round trip.
+session     Role, time-out and time zone are set once for the session; each statement sends only the user's id.
+set_config  All claims are sent with each statement: behind a pooler, others use the server's sessions in between.
+set_local   All claims are sent as `SET LOCAL`, between `BEGIN` and `COMMIT`, since Citus repeats these to its shards;
+            still in one round trip. Such a transaction has one statement.
+
+With the first two, statements of several users may share a transaction, each after the claims of its own user.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from db.statements import (
     Statement,
     local_timeout,
 )
+from db.wire.failures import AnswerLost, NotSent, RolledBack, SendRefused, find
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -43,43 +46,54 @@ if TYPE_CHECKING:
 Row = tuple[bytes | None, ...]
 Values = Sequence[bytes | None]
 Call = tuple[bytes, Statement, Values]
-"""A statement with its values, after the id of the user who asks."""
+"""A statement with its values, after the id of the user for whom it runs."""
+Outcome = list[Row] | psycopg.Error | TimeoutError
+"""What came of a call: its rows, or why there are none."""
 Claims = Literal["auto", "session", "set_config", "set_local"]
-"""How claims travel; `auto` asks the database whether the session is ours alone, else whether it has Citus."""
+"""How claims travel; `auto` asks the database whether no pooler is on the way, and whether it has Citus."""
 
 GRACE_SECONDS: Final = 0.5
 """How long an answer may be on its way after the server's own time-out."""
 
 CANCEL_SECONDS: Final = 1.0
 
-LOST_PLANS = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
-"""A prepared statement is unknown to the server, or known already."""
 
-STALE_PLANS = (*LOST_PLANS, errors.FeatureNotSupported)
-"""The same, or it cannot run since the schema changed under it."""
+class Exchange:
+    """One transaction on its way: what the server has said of it so far. A new one is made for each transaction."""
 
+    __slots__ = ("answered", "error", "is_committed", "preparing", "results")
 
-LOST = ("08", "57P02")
-"""SQLSTATEs, or their beginnings, of a pooler whose server is gone, and of a backend that crashes: in mid-statement."""
+    def __init__(self, answered: asyncio.Future[None]) -> None:
+        self.answered = answered
+        """Is done when the answer is complete, or will never be."""
+        self.results: list[PGresult] = []
+        self.error: psycopg.Error | TimeoutError | None = None
+        self.is_committed = False
+        """Whether the server has confirmed a `COMMIT`."""
+        self.preparing: list[bytes] = []
+        """The names of statements that are sent to be prepared, and not confirmed yet."""
 
+    def finish(self, error: psycopg.Error | None = None) -> None:
+        """Ends it, with an error unless there was one before."""
+        if not self.answered.done():
+            self.error = self.error or error
+            self.answered.set_result(None)
 
-class NotSent(psycopg.OperationalError):
-    """The connection was lost before the statement was sent."""
-
-
-class Undone(Exception):
-    """Another statement of the transaction failed: this one was not done, and may well work without it."""
-
-
-class AnswerLost(psycopg.OperationalError):
-    """The connection was lost before the server said what came of the statement."""
+    def expire(self) -> None:
+        """Ends it although the answer is not complete."""
+        if not self.answered.done():
+            self.error = TimeoutError()
+            self.answered.set_result(None)
 
 
 class Connection:
     """A connection that runs one transaction at a time, each of its statements under one user's claims.
 
-    It is used on one event loop, which it asks to watch the socket for as long as it lives: an idle connection that the
-    server closes is known to be lost at once.
+    It is idle while it has no exchange, busy while it has one, and lost (`is_lost`) from its end on, whoever ended it:
+    then it is closed, or will be as soon as the server has been asked to cancel what it does.
+
+    It is used on one event loop, which watches the socket as long as the connection lives: if the server closes an idle
+    connection, this is known at once.
     """
 
     def __init__(
@@ -91,29 +105,26 @@ class Connection:
         statement_seconds: float,
         on_lost: Callable[[Connection], None],
     ) -> None:
+        """`on_lost` is called when the connection is closed."""
         self.claims = claims
+        self.prepare = prepare
+        self.is_lost = False
+        self.cancelling: asyncio.Task[None] | None = None
+        """Asks the server to cancel, and then closes."""
         self._connection = connection
         self._pgconn: PGconn = connection.pgconn
         self._socket = self._pgconn.socket
         self._is_reset = select.poll()
         self._is_reset.register(self._socket, 0)
-        self.prepare = prepare
         self._limits = (b"%dms" % (statement_seconds * 1000),)
         self._begin = (BEGIN, *LOCAL_CLAIMS, local_timeout(int(statement_seconds * 1000)))
         self._escape = pq.Escaping(self._pgconn).escape_literal
         self._answer_seconds = statement_seconds + GRACE_SECONDS
         self._prepared: set[bytes] = set()
-        self._preparing: list[bytes] = []
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[list[list[Row]]] | None = None
-        self._results: list[PGresult] = []
-        self._error: psycopg.Error | None = None
-        self._is_committed = False
-        self._writing = False
-        self.is_lost = False
-        self.answered = 0
-        """How many calls had been answered when the last ones' transaction ended."""
+        self._exchange: Exchange | None = None
+        self._is_writing = False
         self._pgconn.nonblocking = 1
         self._pgconn.enter_pipeline_mode()
         self._loop.add_reader(self._socket, self._on_readable)
@@ -141,6 +152,8 @@ class Connection:
                 self.claims = await self._find_claims()
         except BaseException:
             self.close()
+            if self.cancelling:
+                await self.cancelling
             raise
         if self.is_lost:
             raise NotSent("the connection was lost")
@@ -150,59 +163,64 @@ class Connection:
     async def run(self, user_id: bytes, statement: Statement, values: Values) -> list[Row]:
         """Runs the statement as `user_id`, in a transaction of its own, and returns its rows, in text format.
 
-        Raises as `run_all` does.
+        Raises what `run_all` returns as an outcome.
         """
-        (rows,) = await self.run_all([(user_id, statement, values)])
-        return rows
+        (outcome,) = await self.run_all([(user_id, statement, values)])
+        if isinstance(outcome, list):
+            return outcome
+        raise outcome
 
-    async def run_all(self, calls: Sequence[Call]) -> list[list[Row]]:
-        """Runs all of them in one transaction, each as its user, and returns each one's rows, in text format.
+    async def run_all(self, calls: Sequence[Call]) -> list[Outcome]:
+        """Runs all calls in one transaction, each as its user, and returns each one's outcome.
 
-        The server cancels what takes `statement_seconds`. After any exception but what the server said, the connection
-        is lost: it is never handed on with an answer outstanding. There is only one call where claims are `set_local`.
+        An outcome is a call's rows, in text format, or one of these exceptions:
 
-        Raises:
-            psycopg.Error: what the server said, by SQLSTATE: then nothing was done, and `answered` tells whose fault
-                it is.
-            NotSent: the connection was lost before.
-            AnswerLost: it was lost now.
-            TimeoutError: not even the server's time-out arrived; the server was asked to cancel.
+        psycopg.Error  what the server said of this call, by SQLSTATE
+        RolledBack     another one failed
+        SendRefused    libpq does not send this call; the connection is closed
+        NotSent        the connection was lost before
+        AnswerLost     it was lost now, or closed
+        TimeoutError   not even the server's time-out arrived; the server is asked to cancel, the connection is lost
+
+        The server cancels what takes longer than `statement_seconds`. If the caller is cancelled, so is the
+        transaction, and the connection is lost: it is never used again with an answer outstanding. Where claims are
+        `set_local`, there must be one call only.
         """
         if self.is_lost:
-            raise NotSent("the connection was lost")
-        waiter = self._waiter = self._loop.create_future()
-        expiry = self._loop.call_later(self._answer_seconds, self._expire)
+            return [NotSent("the connection was lost")] * len(calls)
+        exchange = self._exchange = Exchange(self._loop.create_future())
+        expiry = self._loop.call_later(self._answer_seconds, exchange.expire)
+        sent = 0
         try:
             for call in calls:
-                self._send_call(*call)
+                self._send_call(exchange, *call)
+                sent += 1
             self._pgconn.pipeline_sync()
             self._flush()
-            answers: list[list[Row]] = await waiter
+            await exchange.answered
         except psycopg.Error as error:
-            said = error if error.sqlstate else self._last_words()
-            if self._pgconn.status != pq.ConnStatus.OK:
-                self.close()
-            if said is None or str(said.sqlstate).startswith(LOST):
-                raise AnswerLost(str(error)) from error
-            raise said from None
+            if sent < len(calls):
+                return self._give_up_sending(error, sent, len(calls))
+            self._fail(error)
         except BaseException:
             self._abandon()
             raise
         finally:
             expiry.cancel()
-            self._waiter = None
-        return answers
+        # The claims have results too: a row before each call's, or the tags of a block.
+        answers = exchange.results[-1:] if self.claims == "set_local" else exchange.results[1::2]
+        if exchange.error is None:
+            return [_rows(result) for result in answers]
+        if isinstance(exchange.error, TimeoutError):
+            self._abandon()
+        if find(exchange.error).perhaps_done:
+            return [exchange.error] * len(calls)
+        # The first call without an answer is the one that failed.
+        return _blame(len(answers) if len(calls) > 1 else 0, exchange.error, len(calls))
 
     def close(self) -> None:
-        """Closes the connection, whatever it is doing."""
-        if self.is_lost:
-            return
-        self.is_lost = True
-        self._loop.remove_reader(self._socket)
-        if self._writing:
-            self._loop.remove_writer(self._socket)
-        self._pgconn.finish()
-        self._on_lost(self)
+        """Closes the connection; an exchange that is under way ends with `AnswerLost`."""
+        self._close(AnswerLost("the connection was closed"))
 
     async def _find_claims(self) -> Claims:
         # A pooler tells its clients of a process that is none of the server's.
@@ -210,42 +228,52 @@ class Connection:
             return "session"
         return "set_local" if await self.run(b"", HAS_CITUS, ()) else "set_config"
 
-    def _send_call(self, user_id: bytes, statement: Statement, values: Values) -> None:
+    def _send_call(self, exchange: Exchange, user_id: bytes, statement: Statement, values: Values) -> None:
         if self.claims == "session":
-            self._send(USER_CLAIM, (user_id,))
-            self._send(statement, values)
+            self._send(exchange, USER_CLAIM, (user_id,))
+            self._send(exchange, statement, values)
         elif self.claims == "set_local":
-            self._send_block(user_id, statement, values)
+            self._send_block(exchange, user_id, statement, values)
         else:
-            self._send(CLAIMS, (user_id, *self._limits))
-            self._send(statement, values)
+            self._send(exchange, CLAIMS, (user_id, *self._limits))
+            self._send(exchange, statement, values)
 
-    def _send_block(self, user_id: bytes, statement: Statement, values: Values) -> None:
-        """The claims as commands that Citus repeats to the shards; `SET` takes no parameter."""
+    def _send_block(self, exchange: Exchange, user_id: bytes, statement: Statement, values: Values) -> None:
+        """Sends the claims as commands that Citus repeats to the shards; `SET` takes no parameter."""
         literal = bytes(self._escape(user_id))
-        self._is_committed = False
         for claim in self._begin:
-            self._send(claim, ())
+            self._send(exchange, claim, ())
         self._pgconn.send_query_params(SET_LOCAL_USER_ID + literal, ())
-        self._send(statement, values)
-        self._send(COMMIT, ())
+        self._send(exchange, statement, values)
+        self._send(exchange, COMMIT, ())
 
-    def _send(self, statement: Statement, values: Values) -> None:
+    def _send(self, exchange: Exchange, statement: Statement, values: Values) -> None:
         if not self.prepare:
             self._pgconn.send_query_params(statement.sql, values)
             return
-        if statement.name not in self._prepared and statement.name not in self._preparing:
+        if statement.name not in self._prepared and statement.name not in exchange.preparing:
             self._pgconn.send_prepare(statement.name, statement.sql)
-            self._preparing.append(statement.name)
+            exchange.preparing.append(statement.name)
         self._pgconn.send_query_prepared(statement.name, values)
+
+    def _give_up_sending(self, error: psycopg.Error, number: int, count: int) -> list[Outcome]:
+        """Closes the connection: what was sent before the call with this number is rolled back, since no sync follows.
+
+        Returns the outcomes: libpq refused this call, or the connection was lost.
+        """
+        is_connected = self._pgconn.status == pq.ConnStatus.OK
+        self.close()
+        if is_connected:
+            return _blame(number, SendRefused(str(error)), count)
+        return [NotSent(str(error))] * count
 
     def _flush(self) -> None:
         pending = self._pgconn.flush() != 0
-        if pending and not self._writing:
+        if pending and not self._is_writing:
             self._loop.add_writer(self._socket, self._on_writable)
-        elif self._writing and not pending:
+        elif self._is_writing and not pending:
             self._loop.remove_writer(self._socket)
-        self._writing = pending
+        self._is_writing = pending
 
     def _on_writable(self) -> None:
         try:
@@ -256,7 +284,7 @@ class Connection:
     def _on_readable(self) -> None:
         try:
             self._pgconn.consume_input()
-            if self._waiter is None or not self._take_results():
+            if self._exchange is None or not self._take_results(self._exchange):
                 # More must come. uvloop tells once that a socket was reset, and never again, although what came before
                 # the reset is read first.
                 while self._is_reset.poll(0):
@@ -264,8 +292,8 @@ class Connection:
         except psycopg.Error as error:
             self._fail(error)
 
-    def _take_results(self) -> bool:
-        """Whether the answer is complete."""
+    def _take_results(self, exchange: Exchange) -> bool:
+        """Takes what has arrived into the exchange, and tells whether that completes the answer."""
         pgconn = self._pgconn
         while not pgconn.is_busy():
             result = pgconn.get_result()
@@ -276,79 +304,70 @@ class Connection:
                 continue
             status = result.status
             if status == pq.ExecStatus.TUPLES_OK:
-                self._results.append(result)
+                exchange.results.append(result)
             elif status == pq.ExecStatus.PIPELINE_SYNC:
-                if self._error is None or not self._end_block():
-                    self._finish()
+                if exchange.error is None or not self._end_block(exchange):
+                    self._exchange = None
+                    exchange.finish()
                     return True
-            elif status == pq.ExecStatus.FATAL_ERROR and not self._is_committed:
-                self._error = self._error or errors.error_from_result(result)
+            elif status == pq.ExecStatus.FATAL_ERROR and not exchange.is_committed:
+                exchange.error = exchange.error or _error(result)
             elif status == pq.ExecStatus.COMMAND_OK:
-                self._take_tag(result)
+                self._take_tag(exchange, result)
         return False
 
-    def _take_tag(self, result: PGresult) -> None:
+    def _take_tag(self, exchange: Exchange, result: PGresult) -> None:
         tag = result.command_status
         if not tag:
             # It stays prepared even if what follows it fails.
-            self._prepared.add(self._preparing.pop(0))
+            self._prepared.add(exchange.preparing.pop(0))
         elif tag == b"COMMIT":
-            self._is_committed = True
+            exchange.is_committed = True
         else:
-            self._results.append(result)
+            exchange.results.append(result)
 
-    def _end_block(self) -> bool:
-        """Whether a block was left open: what follows a failure is skipped up to the sync, COMMIT too."""
+    def _end_block(self, exchange: Exchange) -> bool:
+        """Rolls back a block that a failure left open: all that follows it is skipped, `COMMIT` too.
+
+        Returns whether there was one. If so, the answer is complete after one more sync.
+        """
         if self._pgconn.transaction_status != pq.TransactionStatus.INERROR:
             return False
-        self._preparing.clear()
-        self._send(ROLLBACK, ())
+        exchange.preparing.clear()
+        self._send(exchange, ROLLBACK, ())
         self._pgconn.pipeline_sync()
         self._flush()
         return True
 
-    def _finish(self) -> None:
-        waiter, results, error = self._waiter, self._results, self._error
-        self._results, self._error = [], None
-        self._preparing.clear()
-        # Claims are answered too: before each statement with a row, or with a block's tags.
-        answers = results[-1:] if self.claims == "set_local" else results[1::2]
-        self.answered = len(answers)
-        if waiter is None or waiter.done():
-            return
-        if error is not None:
-            waiter.set_exception(error)
-        else:
-            waiter.set_result([_rows(result) for result in answers])
-
-    def _last_words(self) -> psycopg.Error | None:
-        """What the server said before it closed the connection: it may have been read, and not looked at yet."""
-        with suppress(psycopg.Error):
-            self._take_results()
-        return self._error if self._error and self._error.sqlstate else None
-
     def _fail(self, error: psycopg.Error) -> None:
-        said = self._last_words()
-        if self._is_committed:
-            # The server ended between COMMIT and the sync: the statement is done, and its answer here.
-            self._finish()
-        elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(said or error)
-        self.close()
+        """Closes the connection after the network has failed; `error` is what libpq says of that."""
+        if (exchange := self._exchange) is not None:
+            # What the server said before it closed the connection may have been read, and not looked at yet.
+            with suppress(psycopg.Error):
+                self._take_results(exchange)
+            if exchange.is_committed:
+                # The server ended between COMMIT and the sync: the statement is done, and its answer here.
+                exchange.finish()
+        self._close(AnswerLost(str(error)))
 
-    def _expire(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(TimeoutError())
-
-    def _abandon(self) -> None:
-        """Ends the connection in mid-flight, after telling the server not to go on."""
+    def _close(self, error: psycopg.Error) -> None:
         if self.is_lost:
             return
-        self._loop.remove_reader(self._socket)
-        task = self._loop.create_task(self._cancel())
-        _cancelling.add(task)
-        task.add_done_callback(_cancelling.discard)
         self.is_lost = True
+        if self._exchange is not None:
+            self._exchange.finish(error)
+            self._exchange = None
+        self._loop.remove_reader(self._socket)
+        self._disconnect()
+
+    def _abandon(self) -> None:
+        """Gives up an exchange: the server is asked to cancel it, then the connection is closed."""
+        if self.is_lost:
+            return
+        self.is_lost = True
+        self._exchange = None
+        self._loop.remove_reader(self._socket)
+        self.cancelling = self._loop.create_task(self._cancel())
 
     async def _cancel(self) -> None:
         try:
@@ -356,10 +375,13 @@ class Connection:
         except psycopg.Error:
             pass  # The server is gone, or too slow to be told: closing the connection has to do.
         finally:
-            if self._writing:
-                self._loop.remove_writer(self._socket)
-            self._pgconn.finish()
-            self._on_lost(self)
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._is_writing:
+            self._loop.remove_writer(self._socket)
+        self._pgconn.finish()
+        self._on_lost(self)
 
 
 def _rows(result: PGresult) -> list[Row]:
@@ -368,5 +390,12 @@ def _rows(result: PGresult) -> list[Row]:
     return [tuple([get(row, column) for column in columns]) for row in range(result.ntuples)]
 
 
-_cancelling: set[asyncio.Task[None]] = set()
-"""An event loop keeps only weak references to its tasks."""
+def _error(result: PGresult) -> psycopg.Error:
+    error = errors.error_from_result(result)
+    # Without a SQLSTATE, it is libpq that tells why there is no answer.
+    return error if error.sqlstate else AnswerLost(str(error))
+
+
+def _blame(number: int, error: psycopg.Error | TimeoutError, count: int) -> list[Outcome]:
+    """The outcomes of `count` calls of which one failed, so that all were rolled back."""
+    return [error if each == number else RolledBack("another statement failed") for each in range(count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -19,7 +20,8 @@ from db.schema.migrate import migrate
 from db.statements import Statement
 from db.tasks import Tasks, User
 from db.wire.connection import Connection
-from db.wire.pool import DatabaseUnavailable, OutcomeUnknown, Pool, WritesUnavailable
+from db.wire.failures import DatabaseUnavailable, OutcomeUnknown, SendRefused, WritesUnavailable
+from db.wire.pool import Pool
 from support.database import new_database
 from support.proxy import Proxy
 
@@ -454,3 +456,87 @@ def test_times_are_in_utc_whatever_the_sessions_zone(own_database: str, zone: st
             assert task.json.count(b"+00:00") == 2
 
     run(main)
+
+
+PID = Statement(b"pid", b"select pg_backend_pid()", (), writes=False)
+
+
+def test_what_libpq_refuses_to_send_closes_the_connection(database_url: str, prepare: bool) -> None:
+    """Otherwise the next caller would get what the server says of the claims that were sent before."""
+    parameters = tuple(map(str, range(70_000)))
+
+    async def main() -> None:
+        async with Pool(database_url, size=1, prepare=prepare) as pool:
+            for writes in (False, True):
+                refused = Statement(b"refused", b"select $1::text", parameters, writes)
+                await pool.run("alice", WHO, ())
+                with pytest.raises(SendRefused):
+                    await pool.run("alice", refused, [b"x"] * len(parameters))
+                assert pool.open == 0
+                assert await pool.run("bob", WHO, ()) == [(b"taskpact_api", b"bob", b"UTC")]
+            assert pool.errors == {"refused": 2}
+
+    run(main)
+
+
+def test_whoever_waits_when_the_pool_closes_is_told_at_once(database_url: str) -> None:
+    """In the queue, or on the way: what may have been done is unknown. Nobody comes in later."""
+    nap = [Statement(b"sleep_%d" % writes, b"select pg_sleep(30)", (), writes) for writes in (False, True)]
+
+    async def main() -> None:
+        async with Pool(database_url, size=2, wait_seconds=30, statement_seconds=2) as pool:
+            under_way = [asyncio.ensure_future(pool.run("alice", statement, ())) for statement in nap]
+            while pool.open < 2:
+                await asyncio.sleep(0.01)
+            queued = [asyncio.ensure_future(pool.run("alice", statement, ())) for statement in (WHO, PID, PID)]
+            await asyncio.sleep(0.1)
+            assert pool.waiting == 3
+            started = time.monotonic()
+        later = [asyncio.ensure_future(pool.run("alice", statement, ())) for statement in (WHO, PID)]
+
+        results = await asyncio.gather(*under_way, *queued, *later, return_exceptions=True)
+
+        assert [type(result) for result in results] == [DatabaseUnavailable, OutcomeUnknown, *[DatabaseUnavailable] * 5]
+        assert time.monotonic() - started < 1
+        assert (pool.open, pool.waiting) == (0, 0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("moment", ["at-once", "later"])
+def test_a_pool_that_closes_while_it_connects_leaves_nobody_waiting_and_no_task(moment: str) -> None:
+    complaints: list[object] = []
+
+    async def main(port: int) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with Pool(f"postgresql://x@127.0.0.1:{port}/x", size=2, wait_seconds=30) as pool:
+            waiting = [asyncio.ensure_future(pool.run("alice", WHO, ())) for _ in range(3)]
+            await asyncio.sleep(0 if moment == "at-once" else 0.1)
+            started = time.monotonic()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [DatabaseUnavailable] * 3
+        assert time.monotonic() - started < 1
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uvloop.run(main(silent.getsockname()[1]))
+    gc.collect()
+    assert complaints == []
+
+
+def test_a_statement_that_was_given_up_is_cancelled_before_the_pool_has_closed(database_url: str) -> None:
+    given_up = Statement(b"given_up", b"select pg_sleep(30) as given_up", ())
+
+    async def main() -> None:
+        async with Pool(database_url, size=1, statement_seconds=30) as pool:
+            task = asyncio.ensure_future(pool.run("alice", given_up, ()))
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert pool.open == 1
+        assert pool.open == 0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(main)
+    assert until(lambda: active(database_url, "given_up") == 0)

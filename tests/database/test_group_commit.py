@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -18,8 +19,9 @@ from db.statements import Statement
 from db.tasks import TaskNotFound, Tasks, User
 from db.wire import group_commit
 from db.wire.connection import Claims
+from db.wire.failures import DatabaseUnavailable, OutcomeUnknown, SendRefused
 from db.wire.group_commit import SHARED_LIMIT
-from db.wire.pool import DatabaseUnavailable, Pool
+from db.wire.pool import Pool
 from support.proxy import Proxy
 
 CLAIMS = "current_user, current_setting('taskpact.user_id'), current_setting('TimeZone')"
@@ -283,5 +285,90 @@ def test_transactions_never_wait_for_each_other_in_a_circle(database_url: str) -
             assert sum(isinstance(result, Exception) for some in results for result in some) == 0
             versions = [(await Tasks(one).get(*pair)).version for pair in pairs]
             assert versions == [4 * turns + 1] * len(people)
+
+    run(main)
+
+
+@pytest.mark.parametrize("prepare", [True, False], ids=["prepared", "not-prepared"])
+def test_one_that_libpq_refuses_takes_nobody_with_it(database_url: str, prepare: bool) -> None:
+    parameters = tuple(map(str, range(70_000)))
+    refused = Statement(b"refused", b"select $1::text", parameters)
+
+    async def main() -> None:
+        async with Pool(database_url, size=4, prepare=prepare) as pool:
+            await pool.run("somebody", WRITE, ())
+            results = await together(
+                pool.run("a", WRITE, ()), pool.run("b", refused, [b"x"] * len(parameters)), pool.run("c", WRITE, ())
+            )
+
+            assert isinstance(results[1], SendRefused)
+            assert [(row[1], row[2]) for (row,) in (results[0], results[2])] == [
+                (b"taskpact_api", b"a"),
+                (b"taskpact_api", b"c"),
+            ]
+            assert pool.errors == {"refused": 1}
+
+    run(main)
+
+
+def test_where_a_connection_is_said_to_have_failed_the_outcome_of_all_is_unknown(database_url: str) -> None:
+    """A pooler says so whose server is gone: the transaction may have been committed."""
+    lost = Statement(b"lost", b"do $$ begin raise exception using errcode = '08006'; end $$", ())
+
+    async def main() -> None:
+        async with connected(database_url) as pool:
+            results = await together(pool.run("a", WRITE, ()), pool.run("b", lost, ()), pool.run("c", WRITE, ()))
+
+            assert [type(result) for result in results] == [OutcomeUnknown] * 3
+            assert len(await pool.run("a", WRITE, ())) == 1
+
+    run(main)
+
+
+def test_whoever_is_gathered_when_the_pool_closes_is_told_at_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those whose transaction is in flight, whose transaction waits for a connection, and those that linger."""
+    complaints: list[object] = []
+    monkeypatch.setattr(group_commit, "LINGER_SECONDS", 60)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with Pool(database_url, size=1, wait_seconds=30, statement_seconds=2) as pool:
+            await pool.run("somebody", WRITE, ())
+            in_flight = [asyncio.ensure_future(pool.run(name, SLEEP, (b"30",))) for name in ("a", "b")]
+            await asyncio.sleep(0.05)
+            lingering = [asyncio.ensure_future(pool.run(name, WRITE, ())) for name in "cd"]
+            await asyncio.sleep(0.05)
+            started = asyncio.get_running_loop().time()
+        later = [asyncio.ensure_future(pool.run(name, WRITE, ())) for name in "ef"]
+
+        results = await together(*in_flight, *lingering, *later)
+
+        assert [type(result) for result in results] == [*[OutcomeUnknown] * 2, *[DatabaseUnavailable] * 4]
+        assert asyncio.get_running_loop().time() - started < 1
+        assert (pool.open, pool.waiting, pool.free) == (0, 0, 1)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(main)
+    gc.collect()
+    assert complaints == []
+
+
+def test_a_transaction_that_waits_for_a_connection_is_told_when_the_pool_closes(database_url: str) -> None:
+    async def main() -> None:
+        async with Pool(database_url, size=1, wait_seconds=30, statement_seconds=2) as pool:
+            await pool.run("somebody", WRITE, ())
+            reading = Statement(b"reading", b"select pg_sleep(30)", (), writes=False)
+            busy = asyncio.ensure_future(pool.run("somebody", reading, ()))
+            await asyncio.sleep(0.05)
+            gathered = [asyncio.ensure_future(pool.run(name, WRITE, ())) for name in "abc"]
+            await asyncio.sleep(0.05)
+            assert pool.waiting == 3
+
+        results = await together(busy, *gathered)
+
+        assert [type(result) for result in results] == [DatabaseUnavailable] * 4
 
     run(main)
