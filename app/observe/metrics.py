@@ -69,7 +69,7 @@ class Metrics:
         )
         self._errors = Counter(
             "taskpact_database_errors",
-            "Statements that failed, by SQLSTATE class, or 'connection' or 'timeout'",
+            "Statements that failed, by SQLSTATE class, or 'connection', 'timeout' or 'refused'",
             ("sqlstate_class",),
             registry=None,
         )

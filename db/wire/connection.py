@@ -17,6 +17,7 @@ With the first two, statements of several users may share a transaction, each af
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -109,6 +110,10 @@ class Connection:
         self.claims = claims
         self.prepare = prepare
         self.is_lost = False
+        self.expires_at = math.inf
+        """When its pool takes it for too old, by the monotonic clock."""
+        self.idle_until = math.inf
+        """When its pool closes it unless it is used before."""
         self.cancelling: asyncio.Task[None] | None = None
         """Asks the server to cancel, and then closes."""
         self._connection = connection

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -21,6 +22,22 @@ from db.wire.group_commit import GroupCommit
 
 CONNECT_SECONDS: Final = 2
 """For each host of the URL, unless it says `connect_timeout`."""
+
+KEEPALIVES: Final = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3}
+"""Seconds, seconds and times (libpq, "Parameter Key Words"), unless the URL says otherwise.
+
+An idle connection that a network dropped in silence is known to be lost after 90 s, and networks that drop what is
+silent see that it is not. Linux would ask after two hours.
+"""
+
+MAX_AGE_SECONDS: Final = 3600.0
+"""An hour, as psycopg_pool has it: what a session gathers, and a server that moved, are left behind after it."""
+
+MAX_AGE_JITTER: Final = 0.05
+"""By which part of its maximal age a connection may be younger, so that not all are replaced at once."""
+
+MAX_IDLE_SECONDS: Final = 200.0
+"""Less than the 240 s after which Azure's NAT drops a silent connection, the shortest time of the large clouds."""
 
 SHARED_CLAIMS: Final = ("session", "set_config")
 """The ways of claims that let statements of several users be in one transaction."""
@@ -93,6 +110,9 @@ class Pool:
     A request waits for a connection for `wait_seconds` at most, whether one must be made or all are busy; the server
     cancels its statement after `statement_seconds`.
 
+    A connection that was idle for `max_idle_seconds` is closed. One that would become older than `max_age_seconds`,
+    less some jitter, is replaced after its use, so that no request waits for the new one.
+
     Under load, writes of different users share a transaction (see `GroupCommit`). Reads need no commit, and would gain
     nothing.
 
@@ -108,11 +128,15 @@ class Pool:
         claims: Claims = "auto",
         wait_seconds: float = 1.5,
         statement_seconds: float = 5.0,
+        max_age_seconds: float = MAX_AGE_SECONDS,
+        max_idle_seconds: float = MAX_IDLE_SECONDS,
     ) -> None:
+        if max_idle_seconds >= (1 - MAX_AGE_JITTER) * max_age_seconds:
+            raise ValueError("max_idle_seconds must be less than max_age_seconds, even with its jitter")
         self.limit = size
         self.errors: Counter[str] = Counter()
         """How many statements failed, by SQLSTATE class, or by what the table of failures calls them."""
-        parameters = {"connect_timeout": CONNECT_SECONDS} | conninfo_to_dict(conninfo)
+        parameters = connection_parameters(conninfo)
         self._conninfo = make_conninfo("", **parameters)
         # Where the URL names several servers, the primary is another one when this one has become read-only.
         self._wants_primary = parameters.get("target_session_attrs") in ("read-write", "primary")
@@ -120,11 +144,15 @@ class Pool:
         self._claims = claims
         self._wait_seconds = wait_seconds
         self._statement_seconds = statement_seconds
+        self._max_age_seconds = max_age_seconds
+        self._max_idle_seconds = max_idle_seconds
+        # In the order in which they became idle: the last one is used first.
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._waiters = Waiters(self._release)
         self._writes = GroupCommit(self._acquire, self._run_together)
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @property
@@ -163,6 +191,8 @@ class Pool:
         `OutcomeUnknown` where they may have been done.
         """
         self._is_closed = True
+        if self._idle_timer:
+            self._idle_timer.cancel()
         self._waiters.refuse(PoolClosed("the pool is closed"))
         for task in self._connecting:
             task.cancel()
@@ -296,17 +326,49 @@ class Pool:
         self._claims = connection.claims
         # Others may have found out meanwhile that nothing can be prepared.
         connection.prepare = self._prepare
+        connection.expires_at = time.monotonic() + with_jitter(self._max_age_seconds)
         self._connections.add(connection)
         self._release(connection)
 
     def _release(self, connection: Connection) -> None:
+        idle_until = time.monotonic() + self._max_idle_seconds
         if self._is_closed:
             connection.close()
+        elif connection.expires_at < idle_until:
+            # It is in use: another one is made now, so that no request has to wait for that.
+            connection.close()
+            self._begin_connecting()
         elif not self._waiters.serve(connection):
+            connection.idle_until = idle_until
             self._idle.append(connection)
+            if self._idle_timer is None:
+                self._set_idle_timer(self._max_idle_seconds)
+
+    def _set_idle_timer(self, seconds: float) -> None:
+        # The loop's clock is coarser than ours: it may call a little early.
+        self._idle_timer = asyncio.get_running_loop().call_later(seconds + 0.01, self._close_idle)
+
+    def _close_idle(self) -> None:
+        """Closes the connections that were idle for too long; the first of the list is idle the longest."""
+        self._idle_timer = None
+        now = time.monotonic()
+        while self._idle and self._idle[0].idle_until <= now:
+            self._idle[0].close()
+        if self._idle:
+            self._set_idle_timer(self._idle[0].idle_until - now)
 
     def _on_lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         self._grow(len(self._waiters))
+
+
+def connection_parameters(conninfo: str) -> dict[str, Any]:
+    """The parameters of a URL or connection string, with our defaults for those that it does not name."""
+    return {"connect_timeout": CONNECT_SECONDS} | KEEPALIVES | conninfo_to_dict(conninfo)
+
+
+def with_jitter(max_age_seconds: float) -> float:
+    """A random age, at most by `MAX_AGE_JITTER` less."""
+    return max_age_seconds * (1 - MAX_AGE_JITTER * random.random())  # noqa: S311 - nobody gains by guessing it

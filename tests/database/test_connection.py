@@ -21,7 +21,7 @@ from db.statements import Statement
 from db.tasks import Tasks, User
 from db.wire.connection import Connection
 from db.wire.failures import DatabaseUnavailable, OutcomeUnknown, SendRefused, WritesUnavailable
-from db.wire.pool import Pool
+from db.wire.pool import MAX_AGE_JITTER, Pool, connection_parameters, with_jitter
 from support.database import new_database
 from support.proxy import Proxy
 
@@ -459,6 +459,12 @@ def test_times_are_in_utc_whatever_the_sessions_zone(own_database: str, zone: st
 
 
 PID = Statement(b"pid", b"select pg_backend_pid()", (), writes=False)
+NAP = Statement(b"nap_and_pid", b"select pg_backend_pid() from pg_sleep(0.1)", (), writes=False)
+
+
+async def pids_of(pool: Pool, statement: Statement, count: int) -> set[bytes]:
+    """The server's processes that so many callers meet at once."""
+    return {pid for ((pid,),) in await asyncio.gather(*(pool.run("alice", statement, ()) for _ in range(count)))}
 
 
 def test_what_libpq_refuses_to_send_closes_the_connection(database_url: str, prepare: bool) -> None:
@@ -477,6 +483,102 @@ def test_what_libpq_refuses_to_send_closes_the_connection(database_url: str, pre
             assert pool.errors == {"refused": 2}
 
     run(main)
+
+
+def test_a_connection_that_a_network_dropped_in_silence_is_not_used_after_the_idle_time(database_url: str) -> None:
+    async def main(proxy: Proxy) -> None:
+        async with Pool(proxy.url, size=2, max_idle_seconds=0.3) as pool:
+            before = await pids_of(pool, NAP, 2)
+            proxy.forget()
+            await asyncio.sleep(0.5)
+            assert (len(before), pool.open, pool.idle) == (2, 0, 0)
+
+            started = time.monotonic()
+            after = await pids_of(pool, PID, 1)
+
+            assert time.monotonic() - started < 1
+            assert after.isdisjoint(before)
+            assert pool.errors == {}
+
+    with Proxy(database_url) as proxy:
+        uvloop.run(main(proxy))
+
+
+def test_only_what_is_idle_for_too_long_is_closed(database_url: str) -> None:
+    async def main() -> None:
+        async with Pool(database_url, size=3, max_idle_seconds=0.4) as pool:
+            await pids_of(pool, NAP, 3)
+            used = set()
+            for _ in range(8):
+                await asyncio.sleep(0.1)
+                used |= await pids_of(pool, PID, 1)
+            assert (len(used), pool.open, pool.idle) == (1, 1, 1)
+
+    run(main)
+
+
+def test_an_old_connection_is_replaced_and_no_request_waits_for_the_new_one(database_url: str) -> None:
+    async def main(proxy: Proxy) -> None:
+        limits = {"max_age_seconds": 0.5, "max_idle_seconds": 0.1}
+        async with Pool(proxy.url, size=1, claims="set_config", **limits) as pool:
+            before = await pids_of(pool, PID, 1)
+            deadline = time.monotonic() + 5
+            while (after := await pids_of(pool, PID, 1)) == before and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+            assert after != before
+
+            # The one after the last is made already.
+            while not pool.idle:
+                await asyncio.sleep(0.01)
+            syncs = proxy.syncs
+            await pids_of(pool, PID, 1)
+
+            assert proxy.syncs - syncs == 1
+            assert pool.errors == {}
+
+    with Proxy(database_url) as proxy:
+        uvloop.run(main(proxy))
+
+
+def test_old_connections_are_replaced_under_load_and_nobody_notices(database_url: str) -> None:
+    async def main() -> None:
+        async with Pool(database_url, size=3, max_age_seconds=0.4, max_idle_seconds=0.1) as pool:
+            pids: set[bytes] = set()
+            deadline = time.monotonic() + 1.5
+
+            async def caller() -> None:
+                while time.monotonic() < deadline:
+                    pids.update(await pids_of(pool, PID, 1))
+                    assert pool.open <= 3
+
+            await asyncio.gather(*(caller() for _ in range(6)))
+            assert len(pids) > 6
+            assert pool.errors == {}
+
+    run(main)
+
+
+def test_connections_do_not_all_become_too_old_at_once() -> None:
+    ages = [with_jitter(3600) for _ in range(100)]
+
+    assert len(set(ages)) == 100
+    assert 3600 * (1 - MAX_AGE_JITTER) <= min(ages) < max(ages) <= 3600
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        pytest.param("postgresql:///x", ("60", "10", "3", "2"), id="silent"),
+        pytest.param("postgresql:///x?keepalives_idle=7&connect_timeout=9", ("7", "10", "3", "9"), id="says-otherwise"),
+    ],
+)
+def test_a_network_that_drops_what_is_silent_is_found_out_unless_the_url_says_otherwise(
+    url: str, expected: tuple[str, ...]
+) -> None:
+    names = ("keepalives_idle", "keepalives_interval", "keepalives_count", "connect_timeout")
+    parameters = connection_parameters(url)
+
+    assert tuple(str(parameters[name]) for name in names) == expected
 
 
 def test_whoever_waits_when_the_pool_closes_is_told_at_once(database_url: str) -> None:

@@ -22,7 +22,7 @@ class Proxy:
 
     `syncs` counts the frontend's Sync messages: each ends one request to the server and waits for its answer
     (PostgreSQL, "Message Flow"). `delay_seconds` is added each way. While `is_black_hole`, nothing is forwarded, and
-    nothing closed.
+    nothing closed; `forget` does this to the connections that there are, as a NAT does to those that are silent.
     """
 
     def __init__(self, url: str) -> None:
@@ -30,6 +30,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._writers: set[asyncio.StreamWriter] = set()
+        self._forgotten: set[asyncio.StreamWriter] = set()
         self.syncs = 0
         self.delay_seconds = 0.0
         self.is_black_hole = False
@@ -60,6 +61,10 @@ class Proxy:
     def cut(self) -> None:
         """Closes every connection, in mid-answer or not."""
         self._call(self._cut())
+
+    def forget(self) -> None:
+        """Forwards nothing more on the connections that there are, and closes none of them."""
+        self._forgotten |= self._writers
 
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
@@ -97,7 +102,7 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, observe: Callable[[bytes], None] | None
     ) -> None:
         while chunk := await reader.read(CHUNK_BYTES):
-            while self.is_black_hole:
+            while self.is_black_hole or writer in self._forgotten:
                 await asyncio.sleep(0.01)
             if observe:
                 observe(chunk)
