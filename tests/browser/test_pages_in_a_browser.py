@@ -1,4 +1,4 @@
-"""In a real browser, the documentation is enough to try the API, asks nobody else, and complains of nothing."""
+"""In a real browser the documentation is enough to try the API, and it loads nothing from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people generate from the contract type-checks strictly, and does all that the service does."""
+"""Clients generated from the contract pass strict type checks, and work through a task's whole life."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A change of the contract since its last release has the version number that it asks for."""
+"""A contract that changed since its last release has the version number that its changes require."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backup holds every user's rows, or fails; and what was restored serves. As docs/operations.md says."""
+"""A backup holds every user's rows or fails, and a restored one serves, as docs/operations.md says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user waits for: one round trip to the database for each operation, two at most when it fails."""
+"""An operation takes one round trip to the database, and one that fails takes two at most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the frontend signs its own token from the session, with a secret that it shares with the service."""
+"""A token that a frontend signs from the session, with a shared secret, opens that person's own tasks."""
 
 from __future__ import annotations
 

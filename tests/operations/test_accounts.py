@@ -1,4 +1,4 @@
-"""People side by side, and people who leave: nobody sees another's tasks, and an account follows its tokens."""
+"""No user sees the tasks of another, and an account follows its tokens until it is deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What HTTP offers beside the operations: links, methods, negotiation, compression."""
+"""The service offers what HTTP offers beside the operations: links, methods, negotiation, compression."""
 
 from __future__ import annotations
 

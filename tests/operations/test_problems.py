@@ -1,4 +1,4 @@
-"""Each problem, provoked: the framework's errors and ours, of one shape, and telling nothing that they should not."""
+"""Every error is a problem document of one shape, and tells nothing that it should not."""
 
 from __future__ import annotations
 

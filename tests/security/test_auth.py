@@ -1,4 +1,4 @@
-"""Who may ask: what of a request counts, what the log says of a refusal, and which pages browsers let ask."""
+"""Only the Authorization header says who asks, refusals are logged, and browsers ask from configured origins alone."""
 
 from __future__ import annotations
 

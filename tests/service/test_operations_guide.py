@@ -1,4 +1,4 @@
-"""docs/operations.md says what is so."""
+"""docs/operations.md is true: its metrics, links and queries exist, and systemd accepts its unit."""
 
 from __future__ import annotations
 

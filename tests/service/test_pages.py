@@ -1,4 +1,4 @@
-"""What is outside the contract: health, readiness, documentation."""
+"""Health, readiness and the documentation are served without a token, outside the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README says what is so."""
+"""The README lists every setting, and its links lead somewhere."""
 
 from __future__ import annotations
 
