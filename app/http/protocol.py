@@ -83,18 +83,18 @@ class Protocol(HttpToolsProtocol):
     The bounds cost a request nothing but counting its bytes: one timer per connection looks once a second.
     """
 
-    # Per-connection state
+    # Per-connection state. Without a parser nothing more is read; uvicorn has it so when the connection is lost.
     _timer: asyncio.TimerHandle
     _admission: Admission
     _put_off = b""
-    parser: Any  # None when nothing more is parsed, as uvicorn has it when the connection is lost.
+    parser: Any
 
-    # Per-message state: the message is known by its scope.
+    # Per-message state. A message is known by its scope.
     _message: Any = None
     _message_bytes = 0
 
-    # Per-phase state: seconds are counted by the looks, so that they do not pass while the process is stopped.
-    _phase = Phase.NEW
+    # Per-phase state. Looks count the seconds, so that none pass while the process is stopped.
+    _seen_phase: Phase | None = Phase.NEW
     _phase_seconds = 0.0
 
     @property
@@ -130,16 +130,16 @@ class Protocol(HttpToolsProtocol):
         if self._put_off:
             self._put_off += data
             if len(self._put_off) > HEAD_LIMIT_BYTES:
-                self._resume()
+                self._receive_put_off()
         elif self._admission.is_shut and self._begins_guarded(data):
             self._put_off = data
-            self._admission.put_off(self._resume)
+            self._admission.put_off(self._receive_put_off)
         else:
             self._receive(data)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that only ends its sending still gets the answer to what it sent."""
-        self._resume()
+        self._receive_put_off()
         if self.phase is Phase.ANSWER:
             self._answer_last()
             return True
@@ -149,7 +149,6 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Ends the connection after its next answer. A request that is on its way will be given one."""
-        self.app_state["is_ending"] = True
         self._answer_last()
         self.loop.call_later(LINGER_SECONDS, self._close_unused)
 
@@ -162,7 +161,7 @@ class Protocol(HttpToolsProtocol):
             piece = data[start : start + HEAD_LIMIT_BYTES]
             self._parse(piece)
             if self._message is not self.scope:
-                self._message, self._message_bytes, self._phase_seconds = self.scope, 0, 0.0
+                self._message, self._message_bytes, self._seen_phase = self.scope, 0, None
             self._message_bytes += len(piece)
             if self._message_bytes > HEAD_LIMIT_BYTES:
                 if self._is_head_coming():
@@ -208,8 +207,7 @@ class Protocol(HttpToolsProtocol):
     def _begins_guarded(self, data: bytes) -> bool:
         return data.find(GUARDED_TARGET, 0, GUARDED_BYTES) > 0 and self.phase in {Phase.NEW, Phase.IDLE}
 
-    def _resume(self) -> None:
-        """Reads what was put off."""
+    def _receive_put_off(self) -> None:
         data, self._put_off = self._put_off, b""
         self._receive(data)
 
@@ -233,8 +231,8 @@ class Protocol(HttpToolsProtocol):
         """Ends the connection if it has been in one phase for too long."""
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
         phase = self.phase
-        if phase is not self._phase:
-            self._phase, self._phase_seconds = phase, 0.0
+        if phase is not self._seen_phase:
+            self._seen_phase, self._phase_seconds = phase, 0.0
             return
         self._phase_seconds += LOOK_SECONDS
         if self._phase_seconds < TIMEOUT_SECONDS.get(phase, self.timeout_keep_alive):
@@ -254,7 +252,7 @@ class Protocol(HttpToolsProtocol):
     # Answers
 
     def on_response_complete(self) -> None:
-        """As uvicorn's, without its timer for each request, which `_look` replaces."""
+        """As uvicorn's, without a timer for each request: it costs 2.8 us, and `_look` has one for all."""
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
