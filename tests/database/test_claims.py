@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from uuid import uuid4
 
 import psycopg
@@ -14,14 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import errors, pq
 from psycopg.conninfo import make_conninfo
-from psycopg.pq.abc import PGconn
 
-from db.schema.migrate import migrate
 from db.statements import SESSION_CLAIMS, Statement
 from db.tasks import Tasks, User
 from db.wire.connection import Connection
 from db.wire.pool import Pool
-from support.database import new_database
+from support.connections import connected, pgconn_of
 
 WAYS = ["session", "set_config", "set_local"]
 
@@ -45,22 +42,6 @@ USER_IDS = st.text(CHARACTERS, min_size=1, max_size=255)
 @pytest.fixture(params=WAYS)
 def claims(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@asynccontextmanager
-async def connected(
-    url: str, claims: str, *, prepare: bool = True, seconds: float = 5
-) -> AsyncIterator[tuple[Connection, PGconn]]:
-    """A connection, and what it is made of."""
-    made = await psycopg.AsyncConnection.connect(url, autocommit=True)
-    connection = Connection(made, prepare=prepare, claims=claims, statement_seconds=seconds, on_lost=lambda _: None)
-    if claims == "session":
-        limits = b"%dms" % (seconds * 1000), b"%d" % made.pgconn.backend_pid
-        assert len(await connection.run(b"", SESSION_CLAIMS, limits)) == 1
-    try:
-        yield connection, made.pgconn
-    finally:
-        connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +108,8 @@ def test_all_ways_tell_the_same_and_leave_no_user(database_url: str, claims: str
     left_alone = [b"taskpact_api", b"", b"5s"] if claims == "session" else [b"none", b"", b"0"]
 
     async def main() -> None:
-        async with connected(database_url, claims, prepare=prepare) as (connection, pgconn):
+        async with connected(database_url, claims=claims, prepare=prepare) as (connection, _):
+            pgconn = pgconn_of(connection)
             for name in (b"alice", b"bob"):
                 assert await connection.run(name, SETTINGS, ()) == [(b"taskpact_api", b"UTC", b"5s", name)]
             asyncio.get_running_loop().remove_reader(pgconn.socket)
@@ -145,7 +127,8 @@ def test_a_session_that_others_may_have_in_between_is_told_nothing(database_url:
     settings = "select current_setting('role'), current_setting('statement_timeout')"
 
     async def main() -> None:
-        async with connected(database_url, "set_config") as (connection, pgconn):
+        async with connected(database_url, claims="set_config") as (connection, _):
+            pgconn = pgconn_of(connection)
             assert await connection.run(b"alice", SESSION_CLAIMS, (b"5s", b"%d" % (pgconn.backend_pid + 1))) == []
             asyncio.get_running_loop().remove_reader(pgconn.socket)
             pgconn.exit_pipeline_mode()
@@ -174,7 +157,8 @@ def test_a_failure_leaves_no_transaction_open(
     failing = Statement(b"failing", sql.encode(), ())
 
     async def main() -> None:
-        async with connected(database_url, claims, prepare=prepare, seconds=0.3) as (connection, pgconn):
+        async with connected(database_url, claims=claims, prepare=prepare, statement_seconds=0.3) as (connection, _):
+            pgconn = pgconn_of(connection)
             for name in (b"alice", b"bob"):
                 with pytest.raises(error):
                     await connection.run(name, failing, ())
@@ -185,13 +169,6 @@ def test_a_failure_leaves_no_transaction_open(
     uvloop.run(main())
 
 
-@pytest.fixture
-def own_database(cluster_url: str) -> Iterator[str]:
-    with new_database(cluster_url) as url:
-        migrate(url)
-        yield url
-
-
 @pytest.mark.requirement("SR-12", "SC-04")
 def test_what_fails_with_the_commit_is_told_and_undone(own_database: str, claims: str) -> None:
     with psycopg.connect(own_database, autocommit=True) as owner:
@@ -199,7 +176,8 @@ def test_what_fails_with_the_commit_is_told_and_undone(own_database: str, claims
     task = Statement(b"task", b"insert into tasks (user_id, id, title) values ('alice', $1, 'x')", ("id",))
 
     async def main() -> None:
-        async with connected(own_database, claims) as (connection, pgconn):
+        async with connected(own_database, claims=claims) as (connection, _):
+            pgconn = pgconn_of(connection)
             with pytest.raises(errors.ForeignKeyViolation):
                 await connection.run(b"alice", task, (str(uuid4()).encode(),))
             assert pgconn.transaction_status == pq.TransactionStatus.IDLE
@@ -216,7 +194,7 @@ def test_a_value_that_no_socket_takes_at_once_goes_either_way(database_url: str,
     value = b"0123456789abcdef" * 500_000
 
     async def main() -> None:
-        async with connected(database_url, claims, seconds=60) as (connection, _):
+        async with connected(database_url, claims=claims, statement_seconds=60) as (connection, _):
             assert await connection.run(b"alice", echo, (value,)) == [(value,)]
 
     uvloop.run(main())

@@ -36,7 +36,7 @@ def run(main: Callable[[], Coroutine[object, object, None]]) -> None:
 
 
 @asynccontextmanager
-async def connected(url: str, *, claims: Claims = "auto", statement_seconds: float = 5) -> AsyncIterator[Pool]:
+async def pooled(url: str, *, claims: Claims = "auto", statement_seconds: float = 5) -> AsyncIterator[Pool]:
     """A pool that knows how claims travel."""
     async with Pool(url, size=4, claims=claims, wait_seconds=10, statement_seconds=statement_seconds) as pool:
         await pool.run("somebody", WRITE, ())
@@ -58,7 +58,7 @@ def test_writes_of_several_users_share_a_transaction_each_under_its_own_claims(
     database_url: str, claims: Claims
 ) -> None:
     async def main() -> None:
-        async with connected(database_url, claims=claims) as pool:
+        async with pooled(database_url, claims=claims) as pool:
             names = [f"user-{number:02}" for number in range(SHARED_LIMIT)]
             random.shuffle(names)
 
@@ -83,7 +83,7 @@ def test_what_must_not_be_shared_is_not(
     database_url: str, claims: Claims, names: list[str], transactions: list[int]
 ) -> None:
     async def main() -> None:
-        async with connected(database_url, claims=claims) as pool:
+        async with pooled(database_url, claims=claims) as pool:
             results = await together(*(pool.run(name, WRITE, ()) for name in names))
 
             assert sorted(Counter(row[0] for (row,) in results).values()) == transactions
@@ -105,7 +105,7 @@ def test_writes_wait_for_others_while_a_transaction_is_in_flight(
     monkeypatch.setattr(group_commit, "LINGER_SECONDS", linger_seconds)
 
     async def main() -> None:
-        async with connected(database_url, statement_seconds=2) as pool:
+        async with pooled(database_url, statement_seconds=2) as pool:
             busy = asyncio.ensure_future(pool.run("somebody", SLEEP, (b"%f" % busy_seconds,)))
             await asyncio.sleep(0.05)
             writing = []
@@ -126,7 +126,7 @@ def test_one_that_fails_takes_nobody_with_it(database_url: str) -> None:
     alice, bob, carol, dora = users(4)
 
     async def main() -> None:
-        async with connected(database_url) as pool:
+        async with pooled(database_url) as pool:
             tasks = Tasks(pool)
             results = await together(
                 tasks.create(alice, title="a", description=None),
@@ -150,7 +150,7 @@ def test_a_strangers_task_is_not_there_in_a_shared_transaction_either(database_u
     owner, *strangers = users(8)
 
     async def main() -> None:
-        async with connected(database_url) as pool:
+        async with pooled(database_url) as pool:
             tasks = Tasks(pool)
             task_id, _ = await tasks.create(owner, title="x", description=None)
             first, *others = await together(
@@ -168,7 +168,7 @@ def test_who_waits_too_long_keeps_others_waiting_and_no_more(database_url: str) 
     alice, bob = users(2)
 
     async def main() -> None:
-        async with connected(database_url, statement_seconds=0.3) as pool:
+        async with pooled(database_url, statement_seconds=0.3) as pool:
             tasks = Tasks(pool)
             created, slept = await together(
                 tasks.create(alice, title="x", description=None), pool.run(bob.id, SLEEP, (b"30",))
@@ -185,7 +185,7 @@ def test_who_leaves_before_it_begins_has_done_nothing_and_the_others_have(databa
     alice, bob = users(2)
 
     async def main() -> None:
-        async with connected(database_url) as pool:
+        async with pooled(database_url) as pool:
             tasks = Tasks(pool)
             leaving, staying = (
                 asyncio.ensure_future(tasks.create(user, title="x", description=None)) for user in (alice, bob)
@@ -224,7 +224,7 @@ def test_nobody_is_left_waiting_where_there_is_no_connection(database_url: str) 
 
 def test_what_shares_a_connection_counts_for_admission(database_url: str) -> None:
     async def main() -> None:
-        async with connected(database_url) as pool:
+        async with pooled(database_url) as pool:
             writing = [asyncio.ensure_future(pool.run(name, WRITE, ())) for name in "abc"]
             free = []
             while not all(task.done() for task in writing):
@@ -239,7 +239,7 @@ def test_a_cut_connection_makes_no_task_twice(database_url: str) -> None:
     people = users(SHARED_LIMIT)
 
     async def main(proxy: Proxy) -> None:
-        async with connected(proxy.url) as pool:
+        async with pooled(proxy.url) as pool:
             tasks = Tasks(pool)
             for cut_after_seconds in (0.0, 0.005, 0.01, 0.015, 0.02, 0.025):
                 await pool.run("somebody", WRITE, ())
@@ -266,7 +266,7 @@ def test_transactions_never_wait_for_each_other_in_a_circle(database_url: str) -
     people, turns = users(10), 40
 
     async def main() -> None:
-        async with connected(database_url) as one, connected(database_url) as other:
+        async with pooled(database_url) as one, pooled(database_url) as other:
             task_ids = [(await Tasks(one).create(user, title="x", description=None))[0] for user in people]
 
             async def change(pool: Pool, order: list[tuple[User, str]]) -> list[object]:
@@ -316,7 +316,7 @@ def test_where_a_connection_is_said_to_have_failed_the_outcome_of_all_is_unknown
     lost = Statement(b"lost", b"do $$ begin raise exception using errcode = '08006'; end $$", ())
 
     async def main() -> None:
-        async with connected(database_url) as pool:
+        async with pooled(database_url) as pool:
             results = await together(pool.run("a", WRITE, ()), pool.run("b", lost, ()), pool.run("c", WRITE, ()))
 
             assert [type(result) for result in results] == [OutcomeUnknown] * 3
