@@ -160,8 +160,6 @@ class Connection:
             if self.cancelling:
                 await self.cancelling
             raise
-        if self.is_lost:
-            raise NotSent("the connection was lost")
         self.prepare = prepare
         return self
 

@@ -17,24 +17,24 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db.statements import Statement
 from db.wire.connection import Call, Claims, Connection, Outcome, Row, Values
-from db.wire.failures import FIRST_TRY, Connections, NoConnection, PoolClosed, Tries, find, judge
+from db.wire.failures import FIRST_TRY, Connections, NoConnection, NotSent, PoolClosed, Repeat, Tries, find, judge
 from db.wire.group_commit import GroupCommit
 
 CONNECT_SECONDS: Final = 2
 """For each host of the URL, unless it says `connect_timeout`."""
 
 KEEPALIVES: Final = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3}
-"""Seconds, seconds and times (libpq, "Parameter Key Words"), unless the URL says otherwise.
+"""In seconds, seconds and times (libpq, "Parameter Key Words"), unless the URL says otherwise.
 
-An idle connection that a network dropped in silence is known to be lost after 90 s, and networks that drop what is
-silent see that it is not. Linux would ask after two hours.
+A dead idle connection is found after 90 s, and a NAT sees that a live one is in use. Linux alone would ask after two
+hours.
 """
 
 MAX_AGE_SECONDS: Final = 3600.0
-"""An hour, as psycopg_pool has it: what a session gathers, and a server that moved, are left behind after it."""
+"""An hour, as in psycopg_pool: no session gathers memory, or stays with a server that moved, for longer."""
 
 MAX_AGE_JITTER: Final = 0.05
-"""By which part of its maximal age a connection may be younger, so that not all are replaced at once."""
+"""The part of the maximal age by which connections differ, so that not all are replaced at once."""
 
 MAX_IDLE_SECONDS: Final = 200.0
 """Less than the 240 s after which Azure's NAT drops a silent connection, the shortest time of the large clouds."""
@@ -149,9 +149,9 @@ class Pool:
         # In the order in which they became idle: the last one is used first.
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._connecting: set[asyncio.Task[Connection]] = set()
         self._waiters = Waiters(self._release)
-        self._writes = GroupCommit(self._acquire, self._run_together)
+        self._writes = GroupCommit(self._acquire, self._run_on)
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -232,9 +232,9 @@ class Pool:
             try:
                 if may_share and self._claims in SHARED_CLAIMS and self._writes.has_room(call[0]):
                     return await self._writes.run(call, give_up_at)
-                # Nothing but the pop where a connection is idle: one more coroutine would cost half a microsecond.
+                # An idle connection is taken here, since one more coroutine would cost half a microsecond.
                 connection = self._idle.pop() if self._idle else await self._acquire(give_up_at)
-                (outcome,) = await self._run_together(connection, [call])
+                (outcome,) = await self._run_on(connection, [call])
                 if isinstance(outcome, list):
                     return outcome
                 raise outcome
@@ -257,7 +257,8 @@ class Pool:
                 if verdict.pause_seconds:
                     await asyncio.sleep(verdict.pause_seconds)
 
-    async def _run_together(self, connection: Connection, calls: Sequence[Call]) -> list[Outcome]:
+    async def _run_on(self, connection: Connection, calls: Sequence[Call]) -> list[Outcome]:
+        """Runs the calls in one transaction, then gives the connection back, or closes it."""
         try:
             outcomes = await connection.run_all(calls)
             for outcome in outcomes:
@@ -269,7 +270,7 @@ class Pool:
                 self._release(connection)
 
     def _look_after(self, connection: Connection, error: psycopg.Error | TimeoutError) -> None:
-        """Closes what the table of failures says."""
+        """Closes the connections that the table of failures says are to be closed after this error."""
         match find(error, wants_primary=self._wants_primary).connections:
             case Connections.CLOSE:
                 connection.close()
@@ -305,23 +306,30 @@ class Pool:
 
     def _begin_connecting(self) -> None:
         if len(self._connecting) + len(self._connections) < self.limit and not self._is_closed:
-            task = asyncio.get_running_loop().create_task(self._connect())
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
-
-    async def _connect(self) -> None:
-        try:
-            connection = await Connection.connect(
+            connecting = Connection.connect(
                 self._conninfo,
                 prepare=self._prepare,
                 claims=self._claims,
                 statement_seconds=self._statement_seconds,
                 on_lost=self._on_lost,
             )
+            task = asyncio.get_running_loop().create_task(connecting)
+            self._connecting.add(task)
+            task.add_done_callback(self._on_connected)
+
+    def _on_connected(self, task: asyncio.Task[Connection]) -> None:
+        self._connecting.discard(task)
+        if task.cancelled():
+            return
+        try:
+            connection = task.result()
+            if connection.is_lost:
+                raise NotSent("the connection was lost")
         except (psycopg.Error, TimeoutError) as error:
             if not self._connections:
-                # There is nothing to wait for.
-                self._waiters.refuse(NoConnection(str(error)))
+                # There is nothing to wait for. Where only the new session was ended, another one may live.
+                is_ended = find(error).repeat is Repeat.ALWAYS
+                self._waiters.refuse(NotSent(str(error)) if is_ended else NoConnection(str(error)))
             return
         self._claims = connection.claims
         # Others may have found out meanwhile that nothing can be prepared.
@@ -335,7 +343,7 @@ class Pool:
         if self._is_closed:
             connection.close()
         elif connection.expires_at < idle_until:
-            # It is in use: another one is made now, so that no request has to wait for that.
+            # It would get too old while it is idle. Its successor is made now, so that no request waits for it.
             connection.close()
             self._begin_connecting()
         elif not self._waiters.serve(connection):
@@ -353,7 +361,7 @@ class Pool:
         self._idle_timer = None
         now = time.monotonic()
         while self._idle and self._idle[0].idle_until <= now:
-            self._idle[0].close()
+            self._idle.pop(0).close()
         if self._idle:
             self._set_idle_timer(self._idle[0].idle_until - now)
 

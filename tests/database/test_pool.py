@@ -18,6 +18,7 @@ from psycopg import errors
 
 from db.statements import Statement
 from db.tasks import Tasks, User
+from db.wire.connection import Connection
 from db.wire.failures import DatabaseUnavailable, OutcomeUnknown, SendRefused, WritesUnavailable
 from db.wire.pool import MAX_AGE_JITTER, Pool, connection_parameters, with_jitter
 from support.connections import FAIL, SLEEP, WHO, active, run, until
@@ -228,6 +229,26 @@ def test_however_many_sessions_end_a_statement_is_run_until_its_time_is_up(
                     with pytest.raises(DatabaseUnavailable) as raised:
                         await pool.run("alice", nap, ())
                     assert not isinstance(raised.value, OutcomeUnknown)
+
+    run(main)
+
+
+def test_a_session_that_is_ended_while_it_is_made_is_made_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, ended = Connection.connect, [errors.AdminShutdown(), errors.AdminShutdown()]
+
+    async def end_some(*arguments: object, **options: object) -> Connection:
+        if ended:
+            raise ended.pop()
+        return await connect(*arguments, **options)
+
+    monkeypatch.setattr(Connection, "connect", end_some)
+
+    async def main() -> None:
+        async with Pool(database_url, size=1) as pool:
+            results = await asyncio.gather(*(pool.run(name, WHO, ()) for name in ("alice", "bob")))
+            assert [row[1] for (row,) in results] == [b"alice", b"bob"]
 
     run(main)
 
