@@ -29,6 +29,7 @@ from app.http.middleware import Cors, RequestLog, security_headers
 from app.observe.logs import configure_logs, request_logger
 from app.observe.metrics import Metrics, new_metrics
 from app.pages import EXCEPTIONS, ROUTES, WholeFiles, contract_routes, policies, to_starlette
+from app.probes import Readiness
 from app.settings import Settings, SettingsError, read_settings
 from db.schema.checks import check_database
 from db.tasks import Tasks
@@ -64,6 +65,7 @@ REQUEST_HEADERS = (
 """What scripts of another origin may send, beside what any page may."""
 
 RESPONSE_HEADERS = (
+    "Accept-Patch",
     "Allow",
     "Content-Location",
     "ETag",
@@ -149,6 +151,15 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
     url = settings.database_url.reveal()
     queue_size = settings.database_queue_size or QUEUED_PER_CONNECTION * settings.database_pool_size
 
+    new_pool = partial(
+        Pool,
+        url,
+        prepare=settings.database_prepare,
+        claims=settings.database_claims,
+        wait_seconds=settings.database_wait_seconds,
+        statement_seconds=settings.database_statement_seconds,
+    )
+
     @asynccontextmanager
     async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
         for check in await asyncio.to_thread(check_database, url):
@@ -156,14 +167,8 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 raise StartRefused(f"{check.name}: {check.detail}")
         async with (
             _keys(settings) as keys,
-            Pool(
-                url,
-                size=_share(settings, settings.database_pool_size),
-                prepare=settings.database_prepare,
-                claims=settings.database_claims,
-                wait_seconds=settings.database_wait_seconds,
-                statement_seconds=settings.database_statement_seconds,
-            ) as pool,
+            new_pool(size=_share(settings, settings.database_pool_size)) as pool,
+            new_pool(size=1) as probe_pool,
         ):
             verifier = Verifier(
                 keys,
@@ -172,14 +177,16 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 leeway_seconds=settings.jwt_leeway_seconds,
                 remembered_tokens=settings.jwt_cache_size,
             )
-            admission = Admission(pool, limit=_share(settings, queue_size), cors_origins=settings.cors_origins)
+            admission = Admission(
+                pool, requests_per_user=settings.requests_per_user, queue_size=_share(settings, queue_size)
+            )
             async with metrics.following(pool, verifier, admission) if metrics else nullcontext():
                 # What was made until now lasts as long as the process: a collection that looks at it takes 80 ms.
                 gc.collect()
                 gc.freeze()
                 state: dict[str, Any] = {
                     "admission": admission,
-                    "pool": pool,
+                    "readiness": Readiness(probe_pool),
                     "security_headers": security_headers(hsts_seconds=settings.hsts_seconds),
                     "tasks": Tasks(pool, provision_users=settings.provision_users),
                     "verifier": verifier,

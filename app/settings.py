@@ -198,6 +198,12 @@ class Settings:
     log_format: str = _variable(
         "LOG_FORMAT", _one_of("console", "json"), "console" if sys.stderr.isatty() else "json", "the format of the log"
     )
+    requests_per_user: int = _variable(
+        "REQUESTS_PER_USER",
+        _whole_number(1, 100_000),
+        32,
+        "requests of one user that each worker answers at once; more are refused, 429",
+    )
     provision_users: bool = _variable("PROVISION_USERS", _truth, True, "false: refuse users without a row in `users`")
     data_dir: Path = _variable(
         "TASKPACT_DATA_DIR",

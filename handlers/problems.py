@@ -7,10 +7,10 @@ fault of the service and becomes 500. A problem's `name` is part of the contract
 
 from __future__ import annotations
 
+import re
 import traceback
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import psycopg
@@ -31,9 +31,16 @@ logger = structlog.get_logger()
 TYPE_PREFIX = "tag:taskpact.example,2026:"
 MEDIA_TYPE = "application/problem+json"
 
+UUID = re.compile("[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+"""RFC 9562, section 4."""
+
 
 class Overloaded(Exception):
-    """Too many requests are waiting. Becomes 503."""
+    """Too many requests of all users together are waiting. Becomes 503."""
+
+
+class TooManyRequests(Exception):
+    """The user has too many requests in flight. Becomes 429."""
 
 
 class Ending(Exception):
@@ -53,6 +60,7 @@ class Problem:
 
 INVALID_TOKEN = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 RETRY = {"Retry-After": "1"}
+NO_STORE = {"Cache-Control": "no-store"}
 
 INTERNAL_ERROR = Problem(
     "internal-error", 500, "Internal error", "The service failed. Its log has the details under this instance."
@@ -68,7 +76,7 @@ PROBLEMS: dict[type[Exception] | int, Problem] = {
     TaskNotFound: Problem("task-not-found", 404, "Task not found", "You have no task with this id."),
     405: Problem("method-not-allowed", 405, "Method not allowed", "The path does not support this method."),
     408: Problem("request-timeout", 408, "Request timeout", "The complete request did not arrive in time."),
-    406: Problem("not-acceptable", 406, "Not acceptable"),
+    406: Problem("not-acceptable", 406, "Not acceptable", None, {"Vary": "Accept"}),
     VersionMismatch: Problem(
         "precondition-failed", 412, "Precondition failed", "The task's entity tag does not match If-Match."
     ),
@@ -80,6 +88,13 @@ PROBLEMS: dict[type[Exception] | int, Problem] = {
         422,
         "Idempotency key reused",
         "The idempotency key was already used with another title or description.",
+    ),
+    TooManyRequests: Problem(
+        "too-many-requests",
+        429,
+        "Too many requests",
+        "You have too many requests in flight. Wait for some of their answers.",
+        RETRY,
     ),
     431: Problem(
         "headers-too-large", 431, "Headers too large", "Request line and headers together are larger than 65,536 bytes."
@@ -122,16 +137,13 @@ def answer(scope: Scope, error: Exception) -> ConnexionResponse:
     }
     if problem.status == 422:  # noqa: PLR2004 - the one status with a list of errors
         body |= getattr(error, "ext", None) or {}
-    headers = {**problem.headers, **(getattr(error, "headers", None) or {})}
+    headers = {**NO_STORE, **problem.headers, **(getattr(error, "headers", None) or {})}
     return ConnexionResponse(problem.status, content_type=MEDIA_TYPE, body=msgspec.json.encode(body), headers=headers)
 
 
 def _instance(request_id: str) -> str:
-    """The request id as a URI. The id is a UUID unless the client chose it."""
-    try:
-        return UUID(request_id).urn
-    except ValueError:
-        return f"{TYPE_PREFIX}request/{request_id}"
+    """The request as a URI, with its id letter for letter as the log has it."""
+    return f"urn:uuid:{request_id}" if UUID.fullmatch(request_id) else f"{TYPE_PREFIX}request/{request_id}"
 
 
 def _problem(error: Exception) -> Problem:
@@ -146,7 +158,7 @@ def _log(problem: Problem, error: Exception, request_id: str) -> None:
         event = "authentication_failed" if problem.status == 401 else "authorization_failed"  # noqa: PLR2004
         reason = getattr(error, "reason", None) or problem.detail or getattr(error, "detail", None)
         logger.warning(event, request_id=request_id, reason=reason)
-    elif isinstance(error, (Overloaded, Ending)):
+    elif isinstance(error, (Overloaded, TooManyRequests, Ending)):
         pass  # These come in large numbers. Admission logs the refused requests together; the server logs its shutdown.
     elif problem.status == 503:  # noqa: PLR2004
         logger.error(problem.name, request_id=request_id, reason=type(error.__cause__ or error).__name__)

@@ -53,6 +53,13 @@ def read_media_type(content_type: bytes) -> tuple[str, str]:
     return media_type.lower(), parameters.get("charset", "utf-8").lower()
 
 
+EMPTY_LIMIT_BYTES = 1024
+"""A body that says nothing may be so long, with all its spaces."""
+
+JSON_SPACE = b" \t\r\n"
+"""RFC 8259, section 2."""
+
+
 class RequestBody:
     """The compiled request body of an operation."""
 
@@ -77,6 +84,8 @@ class RequestBody:
                 raise UnsupportedConstruct(f"{at}/schema/default", "a default for a body that is absent")
             self.validators[media_type] = compile_schema(content.get("schema", {}), f"{at}/schema")
         self.expected = ", ".join(request_body["content"])
+        self.refusal_headers: dict[str, str] = {}
+        """What an answer 415 tells beside its problem."""
 
     async def read(self, headers: Headers, receive: Receive) -> Any:
         """Reads, decodes and validates the body. Returns `ABSENT` if there is no body and none is required.
@@ -93,8 +102,8 @@ class RequestBody:
         validator = self._validator(content_type or b"")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             # A compressed body must not be read as if it were plain (RFC 9110, section 15.5.16).
-            raise UnsupportedMediaTypeProblem(detail="The body must not have a content coding.")
-        body = await self._receive(headers, receive)
+            raise self._refusal("The body must not have a content coding.")
+        body = await receive_body(headers, receive, self.limit_bytes)
         if not body:
             if self.required:
                 raise InvalidRequest.body("", "the body is required")
@@ -114,23 +123,53 @@ class RequestBody:
         media_type, charset = read_media_type(content_type)
         validator = self.validators.get(media_type)
         if validator is None or charset not in ("utf-8", "utf8"):
-            raise UnsupportedMediaTypeProblem(detail=f"The media type of the body must be one of: {self.expected}.")
+            raise self._refusal(f"The media type of the body must be one of: {self.expected}.")
         return validator
 
-    async def _receive(self, headers: Headers, receive: Receive) -> bytearray:
-        # The server has checked that Content-Length, if present, is a number and equals the length of the body.
-        if int(headers.get(b"content-length", 0)) > self.limit_bytes:
-            raise ContentTooLarge(self.limit_bytes)
-        body = bytearray()  # Joining bytes would copy the whole body for each chunk.
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            body += message.get("body", b"")
-            if len(body) > self.limit_bytes:
-                raise ContentTooLarge(self.limit_bytes)
-            if not message.get("more_body", False):
-                return body
+    def _refusal(self, detail: str) -> UnsupportedMediaTypeProblem:
+        refusal = UnsupportedMediaTypeProblem(detail=detail)
+        refusal.headers = self.refusal_headers
+        return refusal
+
+
+async def refuse_body(headers: Headers, receive: Receive) -> None:
+    """Reads the body of a request that must have none. An empty object is as good as none.
+
+    Raises:
+        InvalidRequest: the body says something, or is longer than any that says nothing (422).
+        ClientDisconnect: the client disconnected before the body was complete.
+    """
+    if _is_empty(headers):
+        return
+    refusal = InvalidRequest.body("", "the operation takes no body")
+    try:
+        body = await receive_body(headers, receive, EMPTY_LIMIT_BYTES)
+    except ContentTooLarge:
+        raise refusal from None
+    if bytes(body.translate(None, JSON_SPACE)) not in (b"", b"{}"):
+        raise refusal
+
+
+async def receive_body(headers: Headers, receive: Receive, limit_bytes: int) -> bytearray:
+    """Receives a body of at most `limit_bytes`.
+
+    Raises:
+        ContentTooLarge: the body is larger; the rest of it is not read (413).
+        ClientDisconnect: the client disconnected before the body was complete.
+    """
+    # The server has checked that Content-Length, if present, is a number and equals the length of the body.
+    if int(headers.get(b"content-length", 0)) > limit_bytes:
+        raise ContentTooLarge(limit_bytes)
+    body = bytearray()  # Joining bytes would copy the whole body for each chunk.
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > limit_bytes:
+            raise ContentTooLarge(limit_bytes)
+        if not message.get("more_body", False):
+            return body
 
 
 def _is_empty(headers: Headers) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from connexion.exceptions import NonConformingResponse, OAuthProblem
 from connexion.lifecycle import ConnexionResponse
@@ -15,13 +15,31 @@ from connexion.utils import get_function_from_name
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from openapi.bodies import RequestBody
+from openapi.bodies import RequestBody, refuse_body
 from openapi.errors import InvalidRequest, NotAcceptable, OnError, UnsupportedConstruct, pointer_token
 from openapi.negotiation import accepts
 from openapi.parameters import ABSENT, Parameter, read_query
 from openapi.responses import COMPRESSED_BYTES, RawHeader, Response, compress, encode_headers, send_response
 
+CONDITIONS = {
+    b"if-match": None,
+    b"if-none-match": None,
+    b"if-modified-since": b"if-none-match",
+    b"if-unmodified-since": b"if-match",
+}
+"""The headers that make a request conditional (RFC 9110, section 13.1); for a date, the one that takes its place."""
+
 Authenticate = Callable[[str, HTTPConnection], Coroutine[Any, Any, Any]]
+
+
+class Admission(Protocol):
+    """Decides whether there is room for a user's request; the lifespan's state may have one, named `admission`."""
+
+    def enter(self, user: Any) -> None:
+        """Counts the request, or raises what becomes its answer."""
+
+    def leave(self, user: Any) -> None:
+        """Counts it no more; it has its answer."""
 
 
 class Operation:
@@ -70,12 +88,18 @@ class Operation:
         self.path_parameters = places["path"]
         self.query_parameters = places["query"]
         self.query_names = {parameter.name for parameter in places["query"]}
+        self.refused_conditions = CONDITIONS.keys() - {parameter.name.encode() for parameter in places["header"]}
         self.header_parameters = [(parameter.name.encode(), parameter) for parameter in places["header"]]
         self.body = (
             RequestBody(operation.request_body, f"{pointer}/requestBody", body_limit_bytes)
             if operation.request_body
             else None
         )
+        if self.body and operation.method == "patch":
+            self.body.refusal_headers = {"Accept-Patch": self.body.expected}
+        # A body means nothing with GET and DELETE (RFC 9110, section 9.3). Elsewhere, one that is ignored may say
+        # the opposite of what is done.
+        self.refuses_body = self.body is None and operation.method not in {"get", "head", "delete"}
         self.responses = dict(_responses(specification["responses"], f"{pointer}/responses"))
         # Where no answer has content, there is nothing to accept. A problem is told in its own media type to anybody.
         self.media_types = tuple(
@@ -135,19 +159,27 @@ class Operation:
             OAuthProblem: there is no bearer token (401).
             NotAcceptable: the client accepts no media type of ours (406).
             UnsupportedMediaTypeProblem, ContentTooLarge, InvalidRequest: see `RequestBody.read` and `Parameter.read`.
-            Exception: whatever the handler and the contract's `x-bearerInfoFunc` raise.
+            Exception: whatever the admission, the handler and the contract's `x-bearerInfoFunc` raise.
         """
-        headers: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            # Fields of one name are one list (RFC 9110, section 5.2). Two tokens joined so are not a token.
-            headers[name] = headers[name] + b", " + value if name in headers else value
-        arguments: dict[str, Any] = {}
-        if self.authenticate:
-            user = await self.authenticate(_bearer_token(headers), HTTPConnection(scope))
-            if user is None:
-                raise OAuthProblem(detail="The token is not valid.")
-            if "user" in self.wanted:
-                arguments["user"] = user
+        headers = _joined(scope["headers"])
+        if not self.authenticate:
+            return await self._answer(scope, receive, headers, None)
+        user = await self.authenticate(_bearer_token(headers), HTTPConnection(scope))
+        if user is None:
+            raise OAuthProblem(detail="The token is not valid.")
+        admission: Admission | None = scope["state"].get("admission")
+        if admission is None:
+            return await self._answer(scope, receive, headers, user)
+        admission.enter(user)
+        try:
+            return await self._answer(scope, receive, headers, user)
+        finally:
+            admission.leave(user)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], user: Any
+    ) -> ConnexionResponse:
+        arguments: dict[str, Any] = {"user": user} if "user" in self.wanted else {}
         accept = headers.get(b"accept", b"")
         if accept not in self.usual_accepts and self.media_types and not accepts(accept, self.media_types):
             raise NotAcceptable(self.media_types)
@@ -156,6 +188,8 @@ class Operation:
             body = await self.body.read(headers, receive)
             if body is not ABSENT:
                 arguments["body"] = body
+        elif self.refuses_body:
+            await refuse_body(headers, receive)
         for name in self.wanted_state:
             arguments[name] = scope["state"][name]
         response: ConnexionResponse = await self.handler(**arguments)
@@ -200,11 +234,23 @@ class Operation:
             value = parameter.read(fields.get(parameter.name))
             if value is not ABSENT and parameter.argument in wanted:
                 arguments[parameter.argument] = value
+        if not self.refused_conditions.isdisjoint(headers):
+            self._refuse_conditions(headers)
         for name, parameter in self.header_parameters:
             field = headers.get(name)
             value = parameter.read(None if field is None else field.decode("latin-1"))
             if value is not ABSENT and parameter.argument in wanted:
                 arguments[parameter.argument] = value
+
+    def _refuse_conditions(self, headers: Mapping[bytes, bytes]) -> None:
+        """Refuses conditions that the operation does not evaluate (RFC 9110, section 13.2).
+
+        A date is ignored beside the entity tag that takes its place (sections 13.1.3 and 13.1.4).
+        """
+        for name in sorted(self.refused_conditions & headers.keys()):
+            stronger = CONDITIONS[name]
+            if stronger not in headers or stronger in self.refused_conditions:
+                raise InvalidRequest.parameter(name.decode(), "the operation does not evaluate this condition")
 
 
 def _responses(responses: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, Response]]:
@@ -217,6 +263,17 @@ def _responses(responses: Mapping[str, Any], pointer: str) -> Iterator[tuple[str
         if status in ("204", "304") and response.get("content"):
             raise UnsupportedConstruct(f"{at}/content", "content where HTTP has none")
         yield status, Response(response, at)
+
+
+def _joined(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers by name; fields of one name are one list (RFC 9110, section 5.2). Two tokens joined so are none."""
+    headers = dict(fields)
+    if len(headers) < len(fields):
+        lists: dict[bytes, list[bytes]] = {}
+        for name, value in fields:
+            lists.setdefault(name, []).append(value)
+        headers = {name: b", ".join(values) for name, values in lists.items()}
+    return headers
 
 
 def _bearer_token(headers: Mapping[bytes, bytes]) -> str:

@@ -26,6 +26,10 @@ UNENCODED = "!$&'()*+,;=:@{}"
 """What may stand in a path segment as it is (RFC 3986, section 3.3), and the braces of a template."""
 
 
+PATH_LIMIT_BYTES = 8192
+"""A longer path is none of the contract's, since reading its percent-encoding would take milliseconds."""
+
+
 class Path:
     """One path of the contract: its pattern, its parameters' names, its operations' ids by method."""
 
@@ -33,6 +37,7 @@ class Path:
         # Paths are matched as they were sent: a percent-encoded slash is part of a segment and separates none.
         self.pattern = re.compile(re.sub(r"\\\{[^/]+?\\\}", "([^/]+)", re.escape(_normal(template))))
         self.names = re.findall(r"\{([^/]+?)\}", template)
+        self.depth = template.count("/")
         self.operation_ids: dict[str, str] = {}
         self.patch_media_types: list[str] = []
 
@@ -63,6 +68,7 @@ class Paths(AbstractRoutingAPI[AbstractOperation]):
         self.by_pattern: dict[str, Path] = {}
         super().__init__(specification, **options)
         # Concrete paths are matched before templated ones (OpenAPI 3.0.3, "Paths Object").
+        self.depths = {path.depth for path in self.by_pattern.values()}
         self.ordered = sorted(self.by_pattern.values(), key=lambda path: len(path.names))
 
     def make_operation(self, operation: AbstractOperation) -> AbstractOperation:
@@ -84,6 +90,8 @@ class Paths(AbstractRoutingAPI[AbstractOperation]):
 
     def match(self, path: str) -> tuple[Path, dict[str, str]] | None:
         """The contract's path for one that was sent, and its parameters' values, decoded; None where there is none."""
+        if len(path) > PATH_LIMIT_BYTES or path.count("/") not in self.depths:
+            return None
         if "%" in path:
             path = _normal(path)
         for known in self.ordered:

@@ -1,91 +1,63 @@
-"""Who is let in: while many requests wait for the database, others are refused at once instead of waiting longer."""
+"""Whether there is room for a user's request, which is asked once the user is known."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Collection
 from typing import Final
 
 import structlog
-import uuid_utils
-from starlette.types import Scope
 
+from db.tasks import User
 from db.wire.pool import Pool
-from handlers import problems
-from openapi.responses import encode_headers
+from handlers.problems import Overloaded, TooManyRequests
 
 logger = structlog.get_logger()
 
-REFUSALS_PER_TURN: Final = 32
-"""Each costs 20 us: those who were let in need the event loop too, and it has the time for no more than these."""
-
 LOG_SECONDS: Final = 1.0
-"""How often the log is told how many were refused: a line for each would cost more than refusing does."""
+"""How often the log tells how many requests were refused: a line for each would cost more than refusing does."""
 
 
 class Admission:
-    """Is shut while `limit` requests wait for one of the pool's connections."""
+    """Counts each user's requests from the check of their token until there is an answer.
 
-    def __init__(self, pool: Pool, *, limit: int, cors_origins: Collection[str]) -> None:
+    A request without a valid token is never counted, so that nobody can take the room of a user by asking.
+    """
+
+    def __init__(self, pool: Pool, *, requests_per_user: int, queue_size: int) -> None:
+        """So many requests of one user may be in flight, and so many of all users may wait for a connection."""
         self._pool = pool
-        self._limit = limit
-        self._loop = asyncio.get_running_loop()
-        self._entering = 0
-        self._put_off: deque[Callable[[], None]] = deque()
-        self._origins = {origin.encode() for origin in cors_origins}
+        self._requests_per_user = requests_per_user
+        self._queue_size = queue_size
+        self._in_flight: dict[str, int] = {}
         self._logged = 0
-        self._log_at = 0.0
+        self._log_at_seconds = 0.0
         self.refused = 0
-        marker = "00000000-0000-4000-8000-000000000000"
-        answer = problems.answer({"state": {"request_id": marker}}, problems.Overloaded())
-        self._headers = b"".join(b"%s: %s\r\n" % header for header in encode_headers(answer))
-        self._before, self._after = answer.body.split(marker.encode())
-        self._length = len(answer.body)
+        """How many requests were refused."""
 
-    @property
-    def is_shut(self) -> bool:
-        return self._pool.free + self._limit <= self._entering
+    def enter(self, user: User) -> None:
+        """Counts a request that begins.
 
-    def admits(self) -> bool:
-        """Whether a request may come in that begins now."""
-        if self.is_shut:
-            return False
-        if not self._entering:
-            # Who is let in gets as far as the pool in the event loop's next turn; until then they are counted here.
-            self._loop.call_soon(self._forget)
-        self._entering += 1
-        return True
+        Raises:
+            TooManyRequests: the user has as many requests in flight as one user may have (429).
+            Overloaded: too many requests of all users wait for a connection (503).
+        """
+        in_flight = self._in_flight.get(user.id, 0)
+        if in_flight >= self._requests_per_user:
+            self._count_refusal()
+            raise TooManyRequests
+        if self._pool.waiting >= self._queue_size:
+            self._count_refusal()
+            raise Overloaded
+        self._in_flight[user.id] = in_flight + 1
 
-    def put_off(self, refuse: Callable[[], None]) -> None:
-        """Calls `refuse` when there is time for it."""
-        if not self._put_off:
-            self._loop.call_soon(self._refuse_some)
-        self._put_off.append(refuse)
+    def leave(self, user: User) -> None:
+        """Counts a request no more."""
+        in_flight = self._in_flight.pop(user.id) - 1
+        if in_flight:
+            self._in_flight[user.id] = in_flight
 
-    def refusal(self, scope: Scope) -> tuple[bytes, bytes]:
-        """The headers and the body of an answer that costs next to nothing, and is counted."""
+    def _count_refusal(self) -> None:
         self.refused += 1
-        if (now := time.monotonic()) > self._log_at:
-            logger.warning("overloaded", refused=self.refused - self._logged)
-            self._logged, self._log_at = self.refused, now + LOG_SECONDS
-        request_id = str(uuid_utils.uuid4()).encode()
-        cors = b""
-        for name, value in scope["headers"]:
-            if name == b"origin" and value in self._origins:
-                cors = b"access-control-allow-origin: %s\r\naccess-control-allow-credentials: true\r\nvary: Origin\r\n"
-                cors %= value
-        return (
-            b"%s%sx-request-id: %s\r\ncontent-length: %d\r\n" % (self._headers, cors, request_id, self._length),
-            b"%s%s%s" % (self._before, request_id, self._after),
-        )
-
-    def _forget(self) -> None:
-        self._entering = 0
-
-    def _refuse_some(self) -> None:
-        for _ in range(min(REFUSALS_PER_TURN, len(self._put_off))):
-            self._put_off.popleft()()
-        if self._put_off:
-            self._loop.call_soon(self._refuse_some)
+        if (now_seconds := time.monotonic()) > self._log_at_seconds:
+            logger.warning("requests_refused", count=self.refused - self._logged)
+            self._logged, self._log_at_seconds = self.refused, now_seconds + LOG_SECONDS

@@ -11,10 +11,8 @@ from typing import Any, Final, cast
 import httptools
 import uuid_utils
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.http.admission import Admission
 from app.http.transport import JoinedWrites
 from handlers import problems
 
@@ -27,13 +25,6 @@ LOOK_SECONDS: Final = 1.0
 
 LINGER_SECONDS: Final = 0.25
 """How long a request may have been on its way when the service began to end."""
-
-GUARDED: Final = "/api/"
-"""Requests that admission may refuse. Others need no database, or tell how the service is."""
-
-GUARDED_TARGET: Final = b" /api/"
-GUARDED_BYTES: Final = 16
-"""A request's target begins before this byte, whatever its method."""
 
 
 class Phase(Enum):
@@ -78,15 +69,13 @@ class Protocol(HttpToolsProtocol):
     | CLOSING | abort        |                              |                              |                  |
 
     "Refuse" is a problem document with 400 or 431. A message of more than MESSAGE_LIMIT_BYTES gets no answer but the
-    close. A request in the phase HEAD may also be put off, see `Admission`: its bytes then wait to be refused.
+    close.
 
     The bounds cost a request nothing but counting its bytes: one timer per connection looks once a second.
     """
 
     # Per-connection state. Without a parser nothing more is read; uvicorn has it so when the connection is lost.
     _timer: asyncio.TimerHandle
-    _admission: Admission
-    _put_off = b""
     parser: Any
 
     # Per-message state. A message is known by its scope.
@@ -105,8 +94,6 @@ class Protocol(HttpToolsProtocol):
             return Phase.CLOSING
         if self.pipeline or (cycle is not None and not cycle.more_body and not cycle.response_complete):
             return Phase.ANSWER
-        if self._put_off:
-            return Phase.HEAD
         if self._is_head_coming():
             return Phase.NEW if self.scope is None else Phase.HEAD
         return Phase.IDLE if cycle.response_complete else Phase.BODY
@@ -119,27 +106,14 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
-        self._admission = self.app_state["admission"]
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        if self._put_off:
-            self._put_off += data
-            if len(self._put_off) > HEAD_LIMIT_BYTES:
-                self._receive_put_off()
-        elif self._admission.is_shut and self._begins_guarded(data):
-            self._put_off = data
-            self._admission.put_off(self._receive_put_off)
-        else:
-            self._receive(data)
-
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that only ends its sending still gets the answer to what it sent."""
-        self._receive_put_off()
         if self.phase is Phase.ANSWER:
             self._answer_last()
             return True
@@ -154,7 +128,7 @@ class Protocol(HttpToolsProtocol):
 
     # What comes
 
-    def _receive(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), HEAD_LIMIT_BYTES):
             if self.parser is None or self.transport.is_closing():
                 return
@@ -201,29 +175,6 @@ class Protocol(HttpToolsProtocol):
         fields = b"".join([b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"])
         line = f"{self.scope['method']} {self.url.decode('latin-1')} HTTP/{self.scope['http_version']}\r\n"
         return line.encode("latin-1") + fields + b"\r\n"
-
-    # Admission
-
-    def _begins_guarded(self, data: bytes) -> bool:
-        return data.find(GUARDED_TARGET, 0, GUARDED_BYTES) > 0 and self.phase in {Phase.NEW, Phase.IDLE}
-
-    def _receive_put_off(self) -> None:
-        data, self._put_off = self._put_off, b""
-        self._receive(data)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """As uvicorn's, unless admission refuses the request: then without the cost of a task."""
-        is_guarded = cycle.scope["path"].startswith(GUARDED) and cycle.scope["method"] != "OPTIONS"
-        if not is_guarded or self._admission.admits():
-            super()._start_asgi_task(cycle, app)
-            return
-        # A body that was not asked for may come or not: what follows could not be told from it.
-        is_last = not cycle.keep_alive or cycle.waiting_for_100_continue
-        headers, body = self._admission.refusal(cast("Scope", cycle.scope))
-        self._write(503, headers, b"" if cycle.scope["method"] == "HEAD" else body, is_last=is_last)
-        cycle.response_complete = True
-        if self.pipeline:
-            self.loop.call_soon(self.on_response_complete)
 
     # Time
 

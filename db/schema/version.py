@@ -6,6 +6,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import psycopg
 from sqlalchemy import Connection, text
 
 from db.statements import SCHEMA_VERSION
@@ -49,8 +50,11 @@ async def check_version(pool: Pool) -> None:
 
     Raises:
         DatabaseUnavailable: the database does not answer (503).
-        SchemaMismatch: its version does not suffice (503).
+        SchemaMismatch: its version does not suffice, or cannot be read (503).
     """
-    rows = await pool.run("", SCHEMA_VERSION, ())
+    try:
+        rows = await pool.run("", SCHEMA_VERSION, ())
+    except psycopg.Error as error:
+        raise SchemaMismatch from error
     if not any(suffices(version.decode()) for (version,) in rows if version is not None):
         raise SchemaMismatch

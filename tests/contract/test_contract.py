@@ -182,7 +182,7 @@ def test_every_error_of_every_operation_is_a_problem() -> None:
 def test_the_contract_has_every_status_that_is_required() -> None:
     statuses = {int(status) for operation in OPERATIONS.values() for status in operation["responses"]}
 
-    assert statuses == {200, 201, 204, 304, 401, 403, 404, 405, 406, 412, 413, 415, 422, 500, 503}
+    assert statuses == {200, 201, 204, 304, 401, 403, 404, 405, 406, 412, 413, 415, 422, 429, 500, 503}
 
 
 @pytest.mark.requirement("SC-01", "SC-07")

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 import yaml
 
+from app.probes import READINESS_SECONDS
 from db.schema.migrate import migrate
 from db.schema.version import head
 from handlers.problems import TYPE_PREFIX
@@ -467,11 +468,13 @@ def test_503_when_the_schema_is_another(broken: tuple[str, str]) -> None:
     service_url, database_url = broken
     with psycopg.connect(database_url, autocommit=True) as owner:
         owner.execute("update alembic_version set version_num = 'another'")
+        time.sleep(READINESS_SECONDS)
         response = httpx.get(f"{service_url}/readyz")
         owner.execute("update alembic_version set version_num = %s", [head()])
 
     assert_problem(response, 503, "database-unavailable")
     assert response.headers["retry-after"] == "1"
+    time.sleep(READINESS_SECONDS)
     assert httpx.get(f"{service_url}/readyz").status_code == 200
 
 

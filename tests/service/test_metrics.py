@@ -123,7 +123,7 @@ def test_refused_requests_are_counted_apart(tmp_path: Path, database_url: str, o
 
         samples = wait_for(
             port,
-            lambda samples: sum(counted(samples).values()) == 4 and samples["taskpact_requests_refused_total",] > 0,
+            lambda samples: sum(counted(samples).values()) == 10 and samples["taskpact_requests_refused_total",] > 0,
         )
 
     # One has the connection, and three may wait for it.

@@ -19,6 +19,7 @@ from support.service import running_process
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 UUID_GIVEN = "5f0c3a52-8a4e-4d0e-9d5e-2f6b1c7a9e10"
+HEX_GIVEN = UUID_GIVEN.replace("-", "")
 
 
 @pytest.mark.parametrize(
@@ -51,8 +52,8 @@ def test_every_answer_has_an_id(alice: Person, method: str, path: str, status: i
 @pytest.mark.parametrize(
     ("given", "instance"),
     [
-        pytest.param("5f0c3a528a4e4d0e9d5e2f6b1c7a9e10", f"urn:uuid:{UUID_GIVEN}", id="nginx"),
-        pytest.param(UUID_GIVEN.upper(), f"urn:uuid:{UUID_GIVEN}", id="upper-case"),
+        pytest.param(HEX_GIVEN, f"{TYPE_PREFIX}request/{HEX_GIVEN}", id="nginx"),
+        pytest.param(UUID_GIVEN.upper(), f"urn:uuid:{UUID_GIVEN.upper()}", id="upper-case"),
         pytest.param("a", f"{TYPE_PREFIX}request/a", id="short"),
         pytest.param("web/7+x=._~:-", f"{TYPE_PREFIX}request/web/7+x=._~:-", id="no-uuid"),
         pytest.param("x" * 128, f"{TYPE_PREFIX}request/{'x' * 128}", id="longest"),

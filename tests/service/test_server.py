@@ -261,10 +261,12 @@ def test_who_would_only_wait_is_refused_at_once_and_probes_are_not(
             waiting.sendall(head("GET", "/api/alice/tasks"))
             time.sleep(0.1)
 
+        headers = {"Authorization": f"Bearer {make_token('bob')}", "Origin": "https://app.example"}
         refused = [
-            httpx.request(method, f"{url}/api/alice/tasks", headers={"Origin": "https://app.example"}, content=content)
+            httpx.request(method, f"{url}/api/bob/tasks", headers=headers, content=content)
             for method, content in (("GET", b""), ("HEAD", b""), ("POST", b"x" * 100_000))
         ]
+        stranger = httpx.get(f"{url}/api/bob/tasks")
         alive = httpx.get(f"{url}/healthz")
         with connect(url) as third:
             third.sendall(head("GET", "/api/alice/tasks") * 50 + head("GET", "/healthz", "Connection: close"))
@@ -277,6 +279,6 @@ def test_who_would_only_wait_is_refused_at_once_and_probes_are_not(
     assert {response.headers["retry-after"] for response in refused} == {"1"}
     assert {response.headers["access-control-allow-origin"] for response in refused} == {"https://app.example"}
     assert refused[1].content == b""
-    assert alive.status_code == 200
+    assert (stranger.status_code, alive.status_code) == (401, 200)
     assert pipelined == [b"503"] * 50 + [b"200"]
     assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * 2

@@ -98,6 +98,7 @@ BAD = {
     "LOG_LEVEL": ["DEBUG", "trace"],
     "LOG_FORMAT": ["text"],
     "PROVISION_USERS": ["yes"],
+    "REQUESTS_PER_USER": ["0", "100001", "many"],
     "HSTS_SECONDS": ["-1", "x", "63072001"],
 }
 

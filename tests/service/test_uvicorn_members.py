@@ -16,15 +16,13 @@ MEMBERS = {
     "uvicorn.config": "STARTUP_FAILURE",
     "uvicorn.lifespan.on:LifespanOn": "state",
     "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading resume_reading",
-    "uvicorn.protocols.http.httptools_impl": "HttpToolsProtocol RequestResponseCycle",
+    "uvicorn.protocols.http.httptools_impl": "HttpToolsProtocol",
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (
         "_should_upgrade _start_asgi_task app_state connection_lost connection_made cycle data_received eof_received"
         " flow headers logger loop on_response_complete parser pipeline scope server_state shutdown timeout_keep_alive"
         " transport url"
     ),
-    "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": (
-        "keep_alive more_body response_complete scope waiting_for_100_continue"
-    ),
+    "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": "keep_alive more_body response_complete scope",
     "uvicorn.server:Server": ("__init__ config lifespan run server_state servers shutdown started startup"),
     "uvicorn.server:ServerState": "default_headers",
 }

@@ -11,6 +11,9 @@ from support.paths import CONTRACT
 
 TASKS = "/api/{user_id}/tasks"
 
+CONDITIONS = frozenset({"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"})
+"""RFC 9110, section 13.1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -23,6 +26,8 @@ class Operation:
     body: object
     status: int
     """What a valid request gets."""
+    conditions: frozenset[str]
+    """The headers that make the operation conditional."""
 
     @property
     def needs_task(self) -> bool:
@@ -36,7 +41,9 @@ class Operation:
 def read() -> dict[str, Operation]:
     """The operations by id, in the contract's order. Raises ValueError for one that is not about a user's tasks."""
     found = {}
-    for path, item in yaml.safe_load(CONTRACT.read_text())["paths"].items():
+    contract = yaml.safe_load(CONTRACT.read_text())
+    parameters = contract["components"]["parameters"]
+    for path, item in contract["paths"].items():
         if not path.startswith(TASKS):
             raise ValueError(f"{path} needs an entry in tests/support/operations.py")
         for method, operation in item.items():
@@ -47,6 +54,11 @@ def read() -> dict[str, Operation]:
                     path.removeprefix(TASKS),
                     {"title": "new"} if "requestBody" in operation else None,
                     min(int(status) for status in operation["responses"] if status.startswith("2")),
+                    frozenset(
+                        parameters[parameter["$ref"].rpartition("/")[2]]["name"]
+                        for parameter in operation["parameters"]
+                    )
+                    & CONDITIONS,
                 )
     return found
 
