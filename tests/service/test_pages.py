@@ -12,6 +12,7 @@ from hashlib import sha256
 
 import httpx
 import pytest
+from starlette.staticfiles import StaticFiles
 
 from support.people import Person, make_token
 from support.service import running
@@ -48,6 +49,22 @@ def test_the_curl_line_of_the_first_page_creates_a_task(service_url: str) -> Non
     )
 
     assert json.loads(created.stdout)["title"] == "Buy oat milk"
+
+
+@pytest.mark.parametrize("path", ["/docs/" + 20_000 * "a/", "/docs/" + 100 * "../", "/" + 300 * "a"])
+def test_a_path_longer_than_any_pages_is_not_looked_up(
+    service_url: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    monkeypatch.setattr(StaticFiles, "lookup_path", lambda _, path: looked_up.append(path))
+
+    with socket.create_connection(httpx.URL(service_url).netloc.decode().split(":")) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"application/problem+json" in answer
+    assert looked_up == []
 
 
 @pytest.mark.requirement("SC-01")
