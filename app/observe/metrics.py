@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from app.observe.logs import RequestLine
+from app.observe.logs import RequestLine, stream
 
 if TYPE_CHECKING:
     # The process that serves the metrics does without Connexion, which these import.
@@ -29,6 +33,12 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 MEMORY = Path("/dev/shm")  # noqa: S108 - the folder in it is private
 
 UPDATE_SECONDS = 1.0
+
+SCRAPES_LIMIT = 16
+"""How many connections the port answers at once."""
+
+SCRAPE_SECONDS = 5.0
+"""How long a connection may take, however slowly it sends or reads."""
 
 BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -45,6 +55,7 @@ COUNTERS = {
     "taskpact_requests_refused": "Requests refused because too many others waited for a connection",
     "taskpact_token_cache_hits": "Requests whose token was in the cache",
     "taskpact_token_cache_misses": "Requests whose token was verified",
+    "taskpact_log_lines_dropped": "Lines of the log that could not be written",
 }
 
 
@@ -111,7 +122,7 @@ class Metrics:
         gauges = (1, pool.limit, pool.open, pool.idle, pool.waiting, verifier.remembered)
         for gauge, value in zip(self._gauges, gauges, strict=True):
             gauge.set(value)
-        counters = (admission.refused, verifier.hits, verifier.misses)
+        counters = (admission.refused, verifier.hits, verifier.misses, stream().dropped)
         totals = dict(zip(self._counters, counters, strict=True))
         totals |= {self._errors.labels(sqlstate_class): count for sqlstate_class, count in pool.errors.items()}
         for counter, total in totals.items():
@@ -132,6 +143,45 @@ def forget_gauges(worker: str) -> None:
         mark_process_dead(worker, folder)
 
 
+class QuietHandler(WSGIRequestHandler):
+    """Answers a scrape, without a line in the log."""
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+class BoundedServer(ThreadingMixIn, WSGIServer):
+    """Gives each scrape a thread, so many at once; more connections are closed at once."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], handler: type[QuietHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._slots = threading.BoundedSemaphore(SCRAPES_LIMIT)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begins to answer if there is a thread to be had."""
+        if self._slots.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answers within `SCRAPE_SECONDS`, and gives the thread's place to another."""
+        cut_off = threading.Timer(SCRAPE_SECONDS, self.shutdown_request, (request,))
+        cut_off.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            cut_off.cancel()
+            self._slots.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing: the client has left."""
+
+
 @contextmanager
 def metrics_server(host: str, port: int) -> Iterator[None]:
     """Serves the metrics of this process and of the workers that it starts.
@@ -145,14 +195,16 @@ def metrics_server(host: str, port: int) -> Iterator[None]:
     in_memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     with TemporaryDirectory(prefix="taskpact-metrics-", dir=in_memory) as folder:
         os.environ[FOLDER] = folder
-        from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - as above
+        from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415 - as above
         from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
 
         # Each gauge is there from the beginning, and is 0 when no worker lives.
         Metrics()
         registry = CollectorRegistry()
         MultiProcessCollector(registry, folder)
-        server, thread = start_http_server(port, host, registry)
+        server = make_server(host, port, make_wsgi_app(registry), BoundedServer, QuietHandler)
+        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import gettempdir
 from uuid import uuid4
@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.cli import main
-from app.observe.metrics import MEMORY
+from app.observe.metrics import MEMORY, SCRAPES_LIMIT
 from db.schema.migrate import migrate
 from support.database import new_database
 from support.people import SECRET, make_token
@@ -197,3 +197,17 @@ def test_a_port_in_use_is_reported_before_anything_starts(database_url: str) -> 
 
     assert result.exit_code == 1
     assert result.stderr == f"Error: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+
+
+def test_the_port_answers_a_bounded_number_of_connections_and_goes_on(tmp_path: Path, database_url: str) -> None:
+    """Silent connections hold its threads; one more is closed at once, and their time is bounded."""
+    port = free_port()
+    with running_process(database_url, tmp_path / "log", METRICS_PORT=str(port)), ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(SCRAPES_LIMIT)]
+        time.sleep(0.5)
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as refused, suppress(ConnectionError):
+            assert refused.recv(1) == b""
+        cut_off = {connection.recv(1) for connection in silent}
+
+        assert cut_off == {b""}
+        assert httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
