@@ -170,7 +170,7 @@ class BoundedServer(ThreadingMixIn, WSGIServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answers within `SCRAPE_SECONDS`, and gives the thread's place to another."""
-        cut_off = threading.Timer(SCRAPE_SECONDS, self.shutdown_request, (request,))
+        cut_off = threading.Timer(SCRAPE_SECONDS, _cut_off, (request,))
         cut_off.start()
         try:
             super().process_request_thread(request, client_address)
@@ -180,6 +180,12 @@ class BoundedServer(ThreadingMixIn, WSGIServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Says nothing: the client has left."""
+
+
+def _cut_off(connection: socket.socket) -> None:
+    """Ends both directions, which wakes the thread that reads or writes; closing would not."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
