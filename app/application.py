@@ -227,7 +227,6 @@ async def _keys(settings: Settings) -> AsyncIterator[Keys]:
     if settings.jwt_secret:
         yield SharedSecret(settings.jwt_secret.reveal().encode())
     elif settings.jwt_jwks_url:
-        async with httpx.AsyncClient(follow_redirects=False, timeout=5.0) as client:
-            yield KeySet(settings.jwt_jwks_url, client)
+        yield KeySet(settings.jwt_jwks_url, httpx.create_ssl_context())
     else:
         raise SettingsError("JWT_SECRET or JWT_JWKS_URL must be set: there is no default secret")

@@ -5,7 +5,6 @@ An expected failure prints one line to stderr and exits with 1.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import signal
@@ -14,11 +13,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from tempfile import NamedTemporaryFile
 
 import click
-import httpx
 import jwt
 from sqlalchemy.exc import DBAPIError
 
@@ -30,11 +28,13 @@ from db.schema.checks import Check, check_database, inspect_database
 from db.schema.engine import explain
 from db.schema.migrate import MigrationBlocked, migrate, migration_sql
 from db.schema.version import SchemaMismatch
-from handlers.auth.keys import FETCH_SECONDS, fetch_keys
+from handlers.auth.issuer import KeySetRefused, fetch_keys
 
 TRIAL_USER = "demo"
 TOKEN_TTL_SECONDS = 86_400
 CLOCK_TOLERANCE_SECONDS = 5
+HTTP_DATE = "%a, %d %b %Y %H:%M:%S GMT"
+"""The form of the `Date` header (RFC 9110, section 5.6.7)."""
 
 
 class Commands(click.Group):
@@ -233,13 +233,12 @@ def _check_keys(settings: Settings) -> list[Check]:
         kept = "a shared secret, HS256" if settings.jwt_secret else f"a secret kept in {settings.data_dir}"
         return [Check("keys", True, kept)]
     try:
-        usable, said = asyncio.run(_fetch_keys(settings.jwt_jwks_url))
-    except (httpx.HTTPError, TimeoutError, ValueError, RecursionError) as error:
-        why = str(error) or type(error).__name__
-        return [Check("keys", False, f"{settings.jwt_jwks_url}: {why}: correct JWT_JWKS_URL, or start the issuer")]
-    checks = [Check("keys", True, f"{usable} of the issuer's key set, {settings.jwt_jwks_url}")]
+        fetched = fetch_keys(settings.jwt_jwks_url)
+    except KeySetRefused as error:
+        return [Check("keys", False, f"{settings.jwt_jwks_url}: {error}: correct JWT_JWKS_URL, or start the issuer")]
+    checks = [Check("keys", True, f"{len(fetched.usable)} of the issuer's key set, {settings.jwt_jwks_url}")]
     try:
-        ahead_seconds = time.time() - parsedate_to_datetime(said or "").timestamp()
+        ahead_seconds = time.time() - datetime.strptime(fetched.date or "", HTTP_DATE).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return checks  # The issuer's answer has no valid Date header.
     if abs(ahead_seconds) > CLOCK_TOLERANCE_SECONDS:
@@ -249,9 +248,3 @@ def _check_keys(settings: Settings) -> list[Check]:
         detail = f"{is_off}, tokens end early or begin late: synchronise both clocks, or set JWT_LEEWAY_SECONDS"
         return [*checks, Check("clock", False, detail)]
     return [*checks, Check("clock", True, "the issuer's clock says the same")]
-
-
-async def _fetch_keys(url: str) -> tuple[int, str | None]:
-    async with asyncio.timeout(FETCH_SECONDS), httpx.AsyncClient(timeout=FETCH_SECONDS) as client:
-        usable, _, said = await fetch_keys(url, client)
-    return len(usable), said

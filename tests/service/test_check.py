@@ -30,7 +30,7 @@ pytestmark = pytest.mark.requirement("NF-03")
 KEY = json.loads(OKPAlgorithm.to_jwk(ed25519.Ed25519PrivateKey.generate().public_key())) | {"kid": "1", "alg": "EdDSA"}
 
 
-def check(database_url: str, **variables: str) -> tuple[int, dict[str, tuple[str, str]]]:
+def check(database_url: str, **variables: str | None) -> tuple[int, dict[str, tuple[str, str]]]:
     """The exit code, and what was found of each thing, with its sentence."""
     keys = {} if "JWT_JWKS_URL" in variables else {"JWT_SECRET": SECRET}
     environment = {"DATABASE_URL": database_url, "COLUMNS": "1000", "JWT_SECRET": None} | keys | variables
@@ -40,13 +40,15 @@ def check(database_url: str, **variables: str) -> tuple[int, dict[str, tuple[str
 
 
 @contextmanager
-def issuer(answer: bytes, ahead: timedelta = timedelta(), status: int = 200) -> Iterator[str]:
-    """A key set on loopback, whose clock is so far ahead."""
+def issuer(answer: bytes, ahead: timedelta = timedelta(), status: int = 200, **headers: str) -> Iterator[str]:
+    """A key set on loopback, whose clock is so far ahead, with these headers."""
+    headers = {"Date": format_datetime(datetime.now(UTC) + ahead, usegmt=True)} | headers
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response_only(status)
-            self.send_header("Date", format_datetime(datetime.now(UTC) + ahead, usegmt=True))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
@@ -197,8 +199,38 @@ def test_a_clock_that_differs_from_the_issuers_is_found(
 
 
 @pytest.mark.parametrize(
+    "date",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("yesterday", id="words"),
+        pytest.param("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", id="year-too-large"),
+        pytest.param("Mon, 01 Jan 0000 00:00:00 GMT", id="year-0"),
+        pytest.param("Mon, 99 Jan 2026 00:00:00 GMT", id="day-too-large"),
+        pytest.param("Mon, 01 Jan 2026 00:00:00 -9999", id="another-zone"),
+        pytest.param("9" * 10_000, id="digits"),
+        pytest.param("\xff", id="not-ascii"),
+    ],
+)
+def test_an_issuer_without_a_valid_date_has_no_clock_to_compare(database_url: str, date: str) -> None:
+    with issuer(json.dumps({"keys": [KEY]}).encode(), Date=date) as url:
+        code, found = check(database_url, JWT_JWKS_URL=url)
+
+    assert (code, found["keys"][0]) == (0, "ok")
+    assert "clock" not in found
+
+
+def test_an_answer_that_takes_much_to_read_is_found(database_url: str) -> None:
+    with issuer(b"", Content_Encoding="gzip, gzip, gzip") as url:
+        code, found = check(database_url, JWT_JWKS_URL=url)
+
+    assert (code, found["keys"][0]) == (1, "failed")
+    assert "the key set has a content encoding" in found["keys"][1]
+
+
+@pytest.mark.parametrize(
     ("answer", "status", "says"),
     [
+        pytest.param(b'{"keys": [' + b"[]," * 100_000 + b"0]}", 200, "more than 10,000 values", id="many-values"),
         pytest.param(b"{}", 200, "the answer is not a key set", id="no-key-set"),
         pytest.param(b'{"keys": []}', 200, "no usable key", id="no-keys"),
         pytest.param(b"", 404, "the issuer answered 404", id="not-found"),
