@@ -173,7 +173,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
             verifier = Verifier(
                 keys,
                 issuer=settings.jwt_issuer,
-                audience=settings.jwt_audience,
+                audience=settings.audience,
                 leeway_seconds=settings.jwt_leeway_seconds,
                 remembered_tokens=settings.jwt_cache_size,
             )

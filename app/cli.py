@@ -209,8 +209,8 @@ def _token(settings: Settings, sub: str, ttl_seconds: int) -> str:
     claims: dict[str, object] = {"sub": sub, "iat": now, "exp": now + ttl_seconds}
     if settings.jwt_issuer is not None:
         claims["iss"] = settings.jwt_issuer
-    if settings.jwt_audience is not None:
-        claims["aud"] = settings.jwt_audience
+    if settings.audience is not None:
+        claims["aud"] = settings.audience
     return jwt.encode(claims, _secret(settings), "HS256")
 
 

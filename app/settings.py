@@ -21,6 +21,9 @@ SECRET_MINIMUM_BYTES = 32
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
+ANY_AUDIENCE = "any"
+"""The value of JWT_AUDIENCE that accepts tokens with any `aud` and without one."""
+
 ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 """An origin as browsers send it: in lower case (RFC 6454, section 6.2). `IMPLIED_PORT` refuses the default port."""
 
@@ -169,7 +172,9 @@ class Settings:
     jwt_secret: Secret | None = _variable("JWT_SECRET", _secret, None, "the secret shared with the issuer (HS256)")
     jwt_jwks_url: str | None = _variable("JWT_JWKS_URL", _jwks_url, None, "the issuer's key set")
     jwt_issuer: str | None = _variable("JWT_ISSUER", str, None, "the `iss` that a token must have")
-    jwt_audience: str | None = _variable("JWT_AUDIENCE", str, None, "the `aud` that a token must have")
+    jwt_audience: str | None = _variable(
+        "JWT_AUDIENCE", str, None, f"the `aud` that a token must have; {ANY_AUDIENCE}: do not check it"
+    )
     jwt_cache_size: int = _variable(
         "JWT_CACHE_SIZE", _whole_number(1, 10_000_000), 10_000, "verified tokens that each worker remembers"
     )
@@ -219,8 +224,19 @@ class Settings:
             raise SettingsError("JWT_SECRET and JWT_JWKS_URL are both set: remove one")
         if self.database_url and not (self.jwt_secret or self.jwt_jwks_url):
             raise SettingsError("JWT_SECRET or JWT_JWKS_URL must be set: there is no default secret")
+        if self.jwt_jwks_url and not self.jwt_audience:
+            raise SettingsError(
+                "JWT_AUDIENCE must be set with JWT_JWKS_URL, so that the issuer's tokens for others are refused:"
+                " set it to the `aud` of the tokens for this service (Better Auth's is its base URL),"
+                f" or set JWT_AUDIENCE={ANY_AUDIENCE} to accept every audience"
+            )
         if self.database_pool_size < self.workers:
             raise SettingsError("WORKERS must be at most DATABASE_POOL_SIZE: each worker needs a connection")
+
+    @property
+    def audience(self) -> str | None:
+        """The `aud` that a token must have. None: it is not checked."""
+        return None if self.jwt_audience == ANY_AUDIENCE else self.jwt_audience
 
 
 def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:

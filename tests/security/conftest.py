@@ -51,7 +51,7 @@ def urls(database_url: str, logged: list[dict[str, Any]]) -> Iterator[dict[str, 
         pytest.MonkeyPatch.context() as patch,
         issuing(*(SIGNERS[name] for name in ASYMMETRIC)) as issuer,
         running(database_url) as secret_url,
-        running(database_url, JWT_JWKS_URL=issuer.url) as keys_url,
+        running(database_url, JWT_JWKS_URL=issuer.url, JWT_AUDIENCE="any") as keys_url,
     ):
         # Else each token under an unknown key waits for a second, which is what the service is for, and not the test.
         patch.setattr(keys, "FETCH_INTERVAL_SECONDS", 0.001)

@@ -23,7 +23,10 @@ SLOW_SECONDS = 1.5
 @pytest.fixture
 def service(database_url: str, issuer: Issuer) -> Iterator[httpx.Client]:
     """A client of a service that trusts this issuer and has not yet asked it."""
-    with running(database_url, JWT_JWKS_URL=issuer.url) as url, httpx.Client(base_url=url) as client:
+    with (
+        running(database_url, JWT_JWKS_URL=issuer.url, JWT_AUDIENCE="any") as url,
+        httpx.Client(base_url=url) as client,
+    ):
         yield client
 
 
@@ -101,7 +104,7 @@ def test_nobody_else_waits_while_the_issuer_is_slow(service: httpx.Client, issue
 )
 def test_keys_that_could_be_replaced_on_the_way_stop_the_start(url: str) -> None:
     with pytest.raises(SettingsError, match="JWT_JWKS_URL must be an https:// URL"):
-        read_settings({"DATABASE_URL": "postgresql://localhost/x", "JWT_JWKS_URL": url})
+        read_settings({"DATABASE_URL": "postgresql://localhost/x", "JWT_JWKS_URL": url, "JWT_AUDIENCE": "tasks"})
 
 
 @pytest.mark.requirement("NF-03")
@@ -109,6 +112,7 @@ def test_keys_that_could_be_replaced_on_the_way_stop_the_start(url: str) -> None
     "url", ["https://issuer.example/jwks", "http://localhost:3000/jwks", "http://127.0.0.1/jwks", "http://[::1]/jwks"]
 )
 def test_keys_over_https_or_from_this_machine_are_taken(url: str) -> None:
-    settings = read_settings({"DATABASE_URL": "postgresql://localhost/x", "JWT_JWKS_URL": url})
+    variables = {"DATABASE_URL": "postgresql://localhost/x", "JWT_JWKS_URL": url, "JWT_AUDIENCE": "tasks"}
+    settings = read_settings(variables)
 
     assert settings.jwt_jwks_url == url

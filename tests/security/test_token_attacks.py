@@ -13,7 +13,7 @@ import pytest
 
 from support.attacks import ALL, INVALID, SIGNERS, WITHOUT_TASK, call, parts, reasons
 from support.forgeries import ATTACKS, EXPIRED, Attack, raw_claims, trap, visitors
-from support.issuer import Signer, claims
+from support.issuer import Signer, claims, issuing
 from support.operations import OPERATIONS
 from support.people import SECRET
 from support.service import running, running_process
@@ -99,26 +99,34 @@ ISSUED: dict[str, tuple[dict[str, Any], str | None]] = {
 
 
 @pytest.fixture(scope="module")
-def strict_url(database_url: str, logged: list[dict[str, Any]]) -> Iterator[str]:
-    """A service that wants an issuer and an audience, and grants ten seconds."""
+def strict_urls(database_url: str, logged: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
+    """Services that want an issuer and an audience, and grant ten seconds: with the secret and with the key set."""
     del logged
-    with running(database_url, **STRICT) as url:
-        yield url
+    with (
+        issuing(SIGNERS["EdDSA"]) as issuer,
+        running(database_url, **STRICT) as secret_url,
+        running(database_url, **STRICT, JWT_JWKS_URL=issuer.url) as keys_url,
+    ):
+        yield {"HS256": secret_url, "EdDSA": keys_url}
 
 
-@pytest.mark.requirement("FR-02", "FR-03", "SR-11", "SC-02")
+@pytest.mark.requirement("FR-02", "FR-03", "SR-11", "SR-15", "SC-02")
+@pytest.mark.parametrize("signer", ["HS256", "EdDSA"])
 @pytest.mark.parametrize(("others", "reason"), ISSUED.values(), ids=ISSUED)
 def test_configured_issuer_audience_and_leeway_hold_on_every_operation(
-    client: httpx.Client, strict_url: str, log: list[dict[str, Any]], others: dict[str, Any], reason: str | None
+    client: httpx.Client,
+    strict_urls: dict[str, str],
+    log: list[dict[str, Any]],
+    others: dict[str, Any],
+    reason: str | None,
+    signer: str,
 ) -> None:
     now = int(time.time())
     times = {name: now + value for name, value in others.items() if name in ("exp", "nbf", "iat")}
-    token = SIGNERS["HS256"].token(
-        payload=claims(**({"iss": STRICT["JWT_ISSUER"], "aud": "taskpact"} | others | times))
-    )
+    token = SIGNERS[signer].token(payload=claims(**({"iss": STRICT["JWT_ISSUER"], "aud": "taskpact"} | others | times)))
 
     statuses = {
-        operation: call(client, strict_url, operation, "alice", f"Bearer {token}").status_code
+        operation: call(client, strict_urls[signer], operation, "alice", f"Bearer {token}").status_code
         for operation in OPERATIONS
     }
 
@@ -128,6 +136,18 @@ def test_configured_issuer_audience_and_leeway_hold_on_every_operation(
         assert statuses == dict.fromkeys(OPERATIONS, 401)
         given = reasons(log, "authentication_failed")
         assert [bool(re.fullmatch(reason, one)) for one in given] == [True] * len(OPERATIONS)
+
+
+@pytest.mark.requirement("SR-15")
+@pytest.mark.parametrize("aud", [..., "another", ["another", "one"], None, 1], ids=str)
+@pytest.mark.parametrize("name", ["HS256", "EdDSA"])
+def test_without_a_configured_audience_no_audience_is_looked_at(
+    client: httpx.Client, urls: dict[str, str], name: str, aud: object
+) -> None:
+    """The service with the secret has no JWT_AUDIENCE, the one with the key set has JWT_AUDIENCE=any."""
+    token = SIGNERS[name].token(aud=aud)
+
+    assert call(client, urls[name], "list_tasks", "alice", f"Bearer {token}").status_code == 200
 
 
 @pytest.mark.requirement("FR-04")

@@ -32,7 +32,7 @@ KEY = json.loads(OKPAlgorithm.to_jwk(ed25519.Ed25519PrivateKey.generate().public
 
 def check(database_url: str, **variables: str | None) -> tuple[int, dict[str, tuple[str, str]]]:
     """The exit code, and what was found of each thing, with its sentence."""
-    keys = {} if "JWT_JWKS_URL" in variables else {"JWT_SECRET": SECRET}
+    keys = {"JWT_AUDIENCE": "tasks"} if "JWT_JWKS_URL" in variables else {"JWT_SECRET": SECRET}
     environment = {"DATABASE_URL": database_url, "COLUMNS": "1000", "JWT_SECRET": None} | keys | variables
     result = CliRunner().invoke(main, ["check"], env=environment)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
@@ -217,6 +217,15 @@ def test_an_issuer_without_a_valid_date_has_no_clock_to_compare(database_url: st
 
     assert (code, found["keys"][0]) == (0, "ok")
     assert "clock" not in found
+
+
+@pytest.mark.requirement("NF-03", "SR-15")
+def test_a_key_set_without_an_audience_is_found() -> None:
+    code, found = check("postgresql://x@127.0.0.1/x", JWT_JWKS_URL="https://issuer.example/jwks", JWT_AUDIENCE=None)
+
+    assert (code, found["settings"][0]) == (1, "failed")
+    assert found["settings"][1].startswith("JWT_AUDIENCE must be set with JWT_JWKS_URL")
+    assert "JWT_AUDIENCE=any" in found["settings"][1]
 
 
 def test_an_answer_that_takes_much_to_read_is_found(database_url: str) -> None:

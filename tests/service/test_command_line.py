@@ -200,9 +200,23 @@ def test_token_signs_what_the_settings_ask_for() -> None:
     assert (claims["sub"], claims["exp"] - claims["iat"]) == ("provider|id", 60)
 
 
+@pytest.mark.requirement("SR-15")
+def test_token_names_no_audience_where_every_audience_is_accepted() -> None:
+    token = run("token", "alice", JWT_SECRET=SECRET, JWT_AUDIENCE="any").stdout.strip()
+
+    assert jwt.decode(token, SECRET, ["HS256"]).keys() == {"sub", "iat", "exp"}
+
+
 @pytest.mark.requirement("SR-06")
 def test_token_refuses_where_only_the_issuer_can_sign() -> None:
-    assert_one_line(run("token", "x", JWT_JWKS_URL="https://issuer.example/jwks"), "only the issuer can sign")
+    result = run("token", "x", JWT_JWKS_URL="https://issuer.example/jwks", JWT_AUDIENCE="any")
+
+    assert_one_line(result, "only the issuer can sign")
+
+
+@pytest.mark.requirement("NF-03", "SR-15")
+def test_a_key_set_without_an_audience_is_refused_in_one_line() -> None:
+    assert_one_line(run("serve", JWT_JWKS_URL="https://issuer.example/jwks"), "JWT_AUDIENCE must be set")
 
 
 @pytest.mark.requirement("SR-06", "SR-07")

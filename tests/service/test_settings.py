@@ -115,7 +115,9 @@ def test_every_setting_is_among_those_tried_here() -> None:
 @pytest.mark.requirement("NF-03")
 @pytest.mark.parametrize(("variable", "value", "name", "expected"), GOOD)
 def test_a_good_value_is_taken(variable: str, value: str, name: str, expected: object) -> None:
-    assert getattr(read_settings({variable: value}), name) == expected
+    settings = read_settings({variable: value} | ({"JWT_AUDIENCE": "tasks"} if variable == "JWT_JWKS_URL" else {}))
+
+    assert getattr(settings, name) == expected
 
 
 def test_a_user_without_a_home_has_settings() -> None:
@@ -164,6 +166,23 @@ def test_a_database_without_a_key_is_refused() -> None:
 def test_a_secret_and_a_key_set_exclude_each_other() -> None:
     with pytest.raises(SettingsError, match="JWT_SECRET and JWT_JWKS_URL"):
         read_settings({"JWT_SECRET": SECRET, "JWT_JWKS_URL": "https://issuer.example/jwks"})
+
+
+@pytest.mark.requirement("NF-03", "SR-15")
+def test_a_key_set_needs_an_audience_and_the_refusal_says_what_to_set() -> None:
+    with pytest.raises(SettingsError, match=r"^JWT_AUDIENCE must be set with JWT_JWKS_URL.*base URL.*JWT_AUDIENCE=any"):
+        read_settings({"JWT_JWKS_URL": "https://issuer.example/jwks"})
+
+
+@pytest.mark.requirement("SR-15")
+@pytest.mark.parametrize("keys", [{"JWT_JWKS_URL": "https://issuer.example/jwks"}, {"JWT_SECRET": SECRET}], ids=str)
+@pytest.mark.parametrize(
+    ("value", "audience"), [("any", None), ("Any", "Any"), ("ANY", "ANY"), ("anyone", "anyone"), ("tasks", "tasks")]
+)
+def test_any_in_these_letters_alone_means_every_audience(
+    keys: dict[str, str], value: str, audience: str | None
+) -> None:
+    assert read_settings(keys | {"JWT_AUDIENCE": value}).audience == audience
 
 
 @pytest.mark.requirement("NF-03")
