@@ -46,7 +46,7 @@ class Readiness:
             raise failure
 
     async def _ask(self) -> type[Exception] | None:
-        """The kind of failure, since an exception that many raise would grow with each of them."""
+        """Returns the class of a failure: raised for many, one exception would have an ever longer traceback."""
         try:
             await check_version(self._pool)
         except (DatabaseUnavailable, SchemaMismatch) as error:

@@ -72,7 +72,8 @@ DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-unt
 class Statement:
     """A statement as `db.wire` sends it: the name under which it is prepared, its text, the order of its parameters.
 
-    If the answer to a statement that `writes` is lost, it may have been committed. It is not simply run again then.
+    If the answer to a statement that `writes` is lost, it may have been committed.
+    Such a write is repeated only if its caller can detect that it was done.
     """
 
     name: bytes

@@ -63,7 +63,7 @@ RETRY = {"Retry-After": "1"}
 NO_STORE = {"Cache-Control": "no-store"}
 
 INTERNAL_ERROR = Problem(
-    "internal-error", 500, "Internal error", "The service failed. Its log has the details under this instance."
+    "internal-error", 500, "Internal error", "The service failed. Its log has the details under this request's id."
 )
 
 PROBLEMS: dict[type[Exception] | int, Problem] = {

@@ -50,7 +50,7 @@ class ContractAPI(RoutedAPI[Operation]):
 
 
 class ContractMiddleware(RoutedMiddleware[ContractAPI]):
-    """Stands for Connexion's stations of security, request validation and response validation.
+    """Replaces Connexion's stations of security, request validation and response validation.
 
     `RoutedMiddleware` looks up the operation that the router named, and calls it; what the contract does not have goes
     on to the next application.

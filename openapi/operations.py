@@ -1,4 +1,4 @@
-"""One operation of the contract, compiled: security, parameters, body, handler, response, in this order."""
+"""One operation of the contract, compiled: security, admission, Accept, parameters, body, handler, response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONDITIONS = {
     b"if-modified-since": b"if-none-match",
     b"if-unmodified-since": b"if-match",
 }
-"""The headers that make a request conditional (RFC 9110, section 13.1); for a date, the one that takes its place."""
+"""Headers that make a request conditional (RFC 9110, section 13.1). A date has the header that overrides it."""
 
 Authenticate = Callable[[str, HTTPConnection], Coroutine[Any, Any, Any]]
 
@@ -97,8 +97,8 @@ class Operation:
         )
         if self.body and operation.method == "patch":
             self.body.refusal_headers = {"Accept-Patch": self.body.expected}
-        # A body means nothing with GET and DELETE (RFC 9110, section 9.3). Elsewhere, one that is ignored may say
-        # the opposite of what is done.
+        # A body means nothing with GET and DELETE (RFC 9110, section 9.3). Elsewhere, ignoring a body could contradict
+        # what the client meant, so it is refused.
         self.refuses_body = self.body is None and operation.method not in {"get", "head", "delete"}
         self.responses = dict(_responses(specification["responses"], f"{pointer}/responses"))
         # Where no answer has content, there is nothing to accept. A problem is told in its own media type to anybody.
@@ -266,7 +266,7 @@ def _responses(responses: Mapping[str, Any], pointer: str) -> Iterator[tuple[str
 
 
 def _joined(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The headers by name; fields of one name are one list (RFC 9110, section 5.2). Two tokens joined so are none."""
+    """The headers by name; fields of one name are one list (RFC 9110, section 5.2). Two joined tokens are none."""
     headers = dict(fields)
     if len(headers) < len(fields):
         lists: dict[bytes, list[bytes]] = {}

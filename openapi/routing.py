@@ -1,8 +1,8 @@
 """Which operation a request asks for: Connexion's routing station, with a matcher of our own.
 
 Connexion's matcher separates segments at an encoded slash (`%2F`), and its `Allow` lists the methods of one route only.
-This one does neither, and costs a twentieth. It leaves what Connexion's leaves for the stations behind it: the
-operation's id in `scope["extensions"]["connexion_routing"]`, the path's values in `scope["path_params"]`.
+This one keeps `%2F` inside its segment, and lists all of the path's methods. It leaves in the scope what Connexion's
+leaves: the operation's id in `scope["extensions"]["connexion_routing"]`, the path's values in `scope["path_params"]`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UNENCODED = "!$&'()*+,;=:@{}"
 
 
 PATH_LIMIT_BYTES = 8192
-"""A longer path is none of the contract's, since reading its percent-encoding would take milliseconds."""
+"""A longer path matches nothing (404), since reading its percent-encoding would take milliseconds."""
 
 
 class Path:

@@ -14,7 +14,7 @@ from handlers.problems import Overloaded, TooManyRequests
 logger = structlog.get_logger()
 
 LOG_SECONDS: Final = 1.0
-"""How often the log tells how many requests were refused: a line for each would cost more than refusing does."""
+"""The least time between two lines about refusals. A line tells how many there were since the one before."""
 
 
 class Admission:
@@ -24,7 +24,7 @@ class Admission:
     """
 
     def __init__(self, pool: Pool, *, requests_per_user: int, queue_size: int) -> None:
-        """So many requests of one user may be in flight, and so many of all users may wait for a connection."""
+        """`requests_per_user` may be in flight; `queue_size` of all users together may wait for a connection."""
         self._pool = pool
         self._requests_per_user = requests_per_user
         self._queue_size = queue_size

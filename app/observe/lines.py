@@ -83,7 +83,7 @@ class LineWriter:
                     self._on_recovered(dropped)
 
     def _take(self) -> list[bytes]:
-        """As many lines as one write may hold, one at least, or none where none waits."""
+        """As many waiting lines as one write may hold, at least one if any waits."""
         taken: list[bytes] = []
         size_bytes = 0
         with self._lock:

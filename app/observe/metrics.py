@@ -52,7 +52,7 @@ GAUGES = {
 }
 
 COUNTERS = {
-    "taskpact_requests_refused": "Requests refused because too many others waited for a connection",
+    "taskpact_requests_refused": "Requests refused: too many waited (503), or were of one user (429)",
     "taskpact_token_cache_hits": "Requests whose token was in the cache",
     "taskpact_token_cache_misses": "Requests whose token was verified",
     "taskpact_log_lines_dropped": "Lines of the log that could not be written",
