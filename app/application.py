@@ -167,7 +167,9 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 raise StartRefused(f"{check.name}: {check.detail}")
         async with (
             _keys(settings) as keys,
-            new_pool(size=_share(settings, settings.database_pool_size)) as pool,
+            new_pool(
+                size=_share(settings, settings.database_pool_size), queue_size=_share(settings, queue_size)
+            ) as pool,
             new_pool(size=1) as probe_pool,
         ):
             verifier = Verifier(
@@ -177,9 +179,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 leeway_seconds=settings.jwt_leeway_seconds,
                 remembered_tokens=settings.jwt_cache_size,
             )
-            admission = Admission(
-                pool, requests_per_user=settings.requests_per_user, queue_size=_share(settings, queue_size)
-            )
+            admission = Admission(pool, requests_per_user=settings.requests_per_user)
             async with metrics.following(pool, verifier, admission) if metrics else nullcontext():
                 # Objects made so far live as long as the process: freezing them spares each garbage collection 80 ms.
                 gc.collect()

@@ -46,7 +46,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql import ClauseElement, ColumnElement
 
 from db.models import Task, User
 
@@ -116,6 +116,8 @@ OWN_TASK = and_(Task.user_id == USER_ID, Task.id == TASK_ID)
 UNCHANGED = or_(VERSIONS.is_(None), Task.version == func.any(VERSIONS))
 """Whether the task has one of the versions that `If-Match` names. Null stands for a request without `If-Match`."""
 
+USER_IS_KNOWN = exists().where(User.id == USER_ID)
+
 MEMBERS = tuple(getattr(Task, name) for name in TASK_MEMBERS)
 
 
@@ -164,14 +166,14 @@ def _provision() -> CTE:
     return provision.cte("provisioned")
 
 
-def _create() -> Select[Any]:
-    values = select(USER_ID, TASK_ID, TITLE, DESCRIPTION)
+def _create(*conditions: ColumnElement[bool]) -> Select[Any]:
+    values = select(USER_ID, TASK_ID, TITLE, DESCRIPTION).where(*conditions)
     task = insert(Task).from_select(["user_id", "id", "title", "description"], values)
     return _one(task.returning(*MEMBERS, Task.version).cte("changed"))
 
 
-def _create_once() -> Select[Any]:
-    values = select(USER_ID, TASK_ID, TITLE, DESCRIPTION, IDEMPOTENCY_KEY, IDEMPOTENCY_FINGERPRINT)
+def _create_once(*conditions: ColumnElement[bool]) -> Select[Any]:
+    values = select(USER_ID, TASK_ID, TITLE, DESCRIPTION, IDEMPOTENCY_KEY, IDEMPOTENCY_FINGERPRINT).where(*conditions)
     members = ["user_id", "id", "title", "description", "idempotency_key", "idempotency_fingerprint"]
     task = upsert(Task).from_select(members, values)
     # If the key exists, the update changes nothing and returns the row. A select in its place would not see a row that
@@ -243,6 +245,18 @@ This saves a seventh of what a toggle costs the server, measured side by side.
 USER_CLAIM = Statement.compile("user_claim", text(f"select set_config('{USER_ID_SETTING}', :user_id, true)"))
 """The user's id for one transaction, in a session that has run `SESSION_CLAIMS`."""
 
+SHARED_LIMITS = Statement.compile(
+    "shared_limits",
+    text(
+        "select set_config('lock_timeout', :lock_timeout, true),"
+        " set_config('statement_timeout', :statement_timeout, true)"
+    ),
+)
+"""The time-outs of a transaction that several users share."""
+
+CHECK_AT_ONCE = Statement.compile("check_at_once", text("set constraints all immediate"))
+"""Deferred triggers run with their statement, under its time-out, and not at the commit, where none is."""
+
 BEGIN = Statement.compile("begin", text("begin"))
 COMMIT = Statement.compile("commit", text("commit"))
 ROLLBACK = Statement.compile("rollback", text("rollback"))
@@ -275,6 +289,10 @@ LIST = {
 }
 CREATE = _write("create", _create(), _provision())
 CREATE_ONCE = _write("create_once", _create_once(), _provision())
+# Without provisioning, a user without a row gets no row. The foreign key would say the same, but an error would roll
+# back the other writes of the transaction.
+CREATE_IF_KNOWN = {False: Statement.compile("create_if_known", _create(USER_IS_KNOWN))}
+CREATE_ONCE_IF_KNOWN = {False: Statement.compile("create_once_if_known", _create_once(USER_IS_KNOWN))}
 REPLACE = _write(
     "replace",
     _update(title=TITLE, description=DESCRIPTION, completed=func.coalesce(COMPLETED, Task.completed)),

@@ -18,7 +18,9 @@ from psycopg import errors
 
 from db.statements import (
     CREATE,
+    CREATE_IF_KNOWN,
     CREATE_ONCE,
+    CREATE_ONCE_IF_KNOWN,
     DELETE,
     GET,
     LIST,
@@ -112,6 +114,8 @@ class Tasks:
         """
         self._pool = pool
         self._provision_users = provision_users
+        self._create = CREATE if provision_users else CREATE_IF_KNOWN
+        self._create_once = CREATE_ONCE if provision_users else CREATE_ONCE_IF_KNOWN
 
     async def page(self, user: User, *, limit: int, cursor: str | None, completed: bool | None) -> Page:
         """The newest `limit` tasks, or those older than the task `cursor`; `completed` filters unless it is None."""
@@ -149,7 +153,7 @@ class Tasks:
             "idempotency_key": _text(idempotency_key),
             "idempotency_fingerprint": None if idempotency_key is None else _fingerprint(title, description),
         }
-        create = CREATE if idempotency_key is None else CREATE_ONCE
+        create = self._create if idempotency_key is None else self._create_once
         try:
             rows = await self._write(create, user, values, repeatable=True)
         except errors.UniqueViolation:
@@ -162,6 +166,10 @@ class Tasks:
             # The user has no row, although a write with this token set `is_recorded`: the row has been deleted since,
             # or that write was no `create` and found none. The second write creates the row.
             user.is_recorded = False
+            rows = await self._write(create, user, values)
+        if not rows and not self._provision_users:
+            # The user had no row, or has used the key.
+            await self._check_user(user)
             rows = await self._write(create, user, values)
         if not rows:
             raise IdempotencyKeyReused

@@ -21,7 +21,7 @@ from starlette.types import Scope
 
 from db.schema.version import SchemaMismatch
 from db.tasks import IdempotencyKeyReused, TaskNotFound, UserUnknown, VersionMismatch
-from db.wire.failures import DatabaseUnavailable, OutcomeUnknown, WritesUnavailable
+from db.wire.failures import DatabaseUnavailable, OutcomeUnknown, Overloaded, WritesUnavailable
 from handlers.auth.bearer import NotOwner
 from handlers.auth.keys import KeysUnavailable
 from handlers.auth.tokens import TokenInvalid
@@ -33,10 +33,6 @@ MEDIA_TYPE = "application/problem+json"
 
 UUID = re.compile("[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 """RFC 9562, section 4."""
-
-
-class Overloaded(Exception):
-    """Too many requests of all users together are waiting. Becomes 503."""
 
 
 class TooManyRequests(Exception):

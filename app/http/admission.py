@@ -9,7 +9,7 @@ import structlog
 
 from db.tasks import User
 from db.wire.pool import Pool
-from handlers.problems import Overloaded, TooManyRequests
+from handlers.problems import TooManyRequests
 
 logger = structlog.get_logger()
 
@@ -23,31 +23,31 @@ class Admission:
     A request without a valid token is never counted, so that nobody can take the room of a user by asking.
     """
 
-    def __init__(self, pool: Pool, *, requests_per_user: int, queue_size: int) -> None:
-        """`requests_per_user` may be in flight; `queue_size` of all users together may wait for a connection."""
+    def __init__(self, pool: Pool, *, requests_per_user: int) -> None:
+        """So many requests of one user may be in flight; the pool bounds how many of all users wait."""
         self._pool = pool
         self._requests_per_user = requests_per_user
-        self._queue_size = queue_size
         self._in_flight: dict[str, int] = {}
+        self._refused = 0
         self._logged = 0
         self._log_at_seconds = 0.0
-        self.refused = 0
-        """How many requests were refused."""
+
+    @property
+    def refused(self) -> int:
+        """How many requests were refused, here (429) or because too many others waited for a connection (503)."""
+        return self._refused + self._pool.refused
 
     def enter(self, user: User) -> None:
         """Counts a request that begins.
 
         Raises:
             TooManyRequests: the user has as many requests in flight as one user may have (429).
-            Overloaded: too many requests of all users wait for a connection (503).
         """
         in_flight = self._in_flight.get(user.id, 0)
         if in_flight >= self._requests_per_user:
-            self._count_refusal()
+            self._refused += 1
+            self._log_refusals()
             raise TooManyRequests
-        if self._pool.waiting >= self._queue_size:
-            self._count_refusal()
-            raise Overloaded
         self._in_flight[user.id] = in_flight + 1
 
     def leave(self, user: User) -> None:
@@ -55,9 +55,10 @@ class Admission:
         in_flight = self._in_flight.pop(user.id) - 1
         if in_flight:
             self._in_flight[user.id] = in_flight
+        if self.refused != self._logged:
+            self._log_refusals()
 
-    def _count_refusal(self) -> None:
-        self.refused += 1
+    def _log_refusals(self) -> None:
         if (now_seconds := time.monotonic()) > self._log_at_seconds:
             logger.warning("requests_refused", count=self.refused - self._logged)
             self._logged, self._log_at_seconds = self.refused, now_seconds + LOG_SECONDS

@@ -28,6 +28,7 @@ from psycopg import errors, pq
 
 from db.statements import (
     BEGIN,
+    CHECK_AT_ONCE,
     CLAIMS,
     COMMIT,
     HAS_CITUS,
@@ -35,11 +36,12 @@ from db.statements import (
     ROLLBACK,
     SESSION_CLAIMS,
     SET_LOCAL_USER_ID,
+    SHARED_LIMITS,
     USER_CLAIM,
     Statement,
     local_timeout,
 )
-from db.wire.failures import AnswerLost, NotSent, RolledBack, SendRefused, find
+from db.wire.failures import AnswerLost, NotSent, RolledBack, SendRefused, TookTooLong, find
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -57,6 +59,16 @@ GRACE_SECONDS: Final = 0.5
 """How long an answer may be on its way after the server's own time-out."""
 
 CANCEL_SECONDS: Final = 1.0
+
+SHARED_LOCK_SECONDS: Final = 0.02
+SHARED_STATEMENT_SECONDS: Final = 0.03
+"""How long a statement waits for a lock, and how long it takes, while others share its transaction.
+
+PostgreSQL applies neither to the commit, so that no commit is cancelled that may be done.
+"""
+
+PIPELINES_ARE_BLOCKS: Final = {15: 11, 16: 7, 17: 3}
+"""The minor releases from which on `SET CONSTRAINTS` takes a pipeline for a transaction block; earlier ones warn."""
 
 
 class Exchange:
@@ -122,6 +134,9 @@ class Connection:
         self._is_reset = select.poll()
         self._is_reset.register(self._socket, 0)
         self._limits = (b"%dms" % (statement_seconds * 1000),)
+        self._shared_limits = (b"%dms" % (SHARED_LOCK_SECONDS * 1000), b"%dms" % (SHARED_STATEMENT_SECONDS * 1000))
+        major, minor = divmod(self._pgconn.server_version, 10_000)
+        self._checks_at_once = minor >= PIPELINES_ARE_BLOCKS.get(major, 0)
         self._begin = (BEGIN, *LOCAL_CLAIMS, local_timeout(int(statement_seconds * 1000)))
         self._escape = pq.Escaping(self._pgconn).escape_literal
         self._answer_seconds = statement_seconds + GRACE_SECONDS
@@ -179,15 +194,16 @@ class Connection:
         An outcome is a call's rows, in text format, or one of these exceptions:
 
         psycopg.Error  what the server said of this call, by SQLSTATE
+        TookTooLong  this call took longer than the others may have to wait for it
         RolledBack     another one failed
         SendRefused    libpq does not send this call; the connection is closed
         NotSent        the connection was lost before
         AnswerLost     it was lost now, or closed
         TimeoutError   not even the server's time-out arrived; the server is asked to cancel, the connection is lost
 
-        The server cancels what takes longer than `statement_seconds`. If the caller is cancelled, so is the
-        transaction, and the connection is lost: it is never used again with an answer outstanding. Where claims are
-        `set_local`, there must be one call only.
+        The server cancels what takes longer than `statement_seconds`; if there are several calls, they have short
+        time-outs instead. If the caller is cancelled, so is the transaction, and the connection is lost: it is never
+        used again with an answer outstanding. Where claims are `set_local`, there must be one call only.
         """
         if self.is_lost:
             return [NotSent("the connection was lost")] * len(calls)
@@ -195,8 +211,10 @@ class Connection:
         expiry = self._loop.call_later(self._answer_seconds, exchange.expire)
         sent = 0
         try:
+            if len(calls) > 1:
+                self._send_limits(exchange)
             for call in calls:
-                self._send_call(exchange, *call)
+                self._send_call(exchange, *call, is_shared=len(calls) > 1)
                 sent += 1
             self._pgconn.pipeline_sync()
             self._flush()
@@ -210,16 +228,7 @@ class Connection:
             raise
         finally:
             expiry.cancel()
-        # The claims have results too: a row before each call's, or the tags of a block.
-        answers = exchange.results[-1:] if self.claims == "set_local" else exchange.results[1::2]
-        if exchange.error is None:
-            return [_rows(result) for result in answers]
-        if isinstance(exchange.error, TimeoutError):
-            self._abandon()
-        if find(exchange.error).perhaps_done:
-            return [exchange.error] * len(calls)
-        # The first call without an answer is the one that failed.
-        return _blame(len(answers) if len(calls) > 1 else 0, exchange.error, len(calls))
+        return self._outcomes(exchange, len(calls))
 
     def close(self) -> None:
         """Closes the connection; an exchange that is under way ends with `AnswerLost`."""
@@ -231,14 +240,16 @@ class Connection:
             return "session"
         return "set_local" if await self.run(b"", HAS_CITUS, ()) else "set_config"
 
-    def _send_call(self, exchange: Exchange, user_id: bytes, statement: Statement, values: Values) -> None:
+    def _send_call(
+        self, exchange: Exchange, user_id: bytes, statement: Statement, values: Values, *, is_shared: bool
+    ) -> None:
         if self.claims == "session":
             self._send(exchange, USER_CLAIM, (user_id,))
             self._send(exchange, statement, values)
         elif self.claims == "set_local":
             self._send_block(exchange, user_id, statement, values)
         else:
-            self._send(exchange, CLAIMS, (user_id, *self._limits))
+            self._send(exchange, CLAIMS, (user_id, *(self._shared_limits[1:] if is_shared else self._limits)))
             self._send(exchange, statement, values)
 
     def _send_block(self, exchange: Exchange, user_id: bytes, statement: Statement, values: Values) -> None:
@@ -258,6 +269,28 @@ class Connection:
             self._pgconn.send_prepare(statement.name, statement.sql)
             exchange.preparing.append(statement.name)
         self._pgconn.send_query_prepared(statement.name, values)
+
+    def _send_limits(self, exchange: Exchange) -> None:
+        """Sends what keeps the statements of a shared transaction short."""
+        self._send(exchange, SHARED_LIMITS, self._shared_limits)
+        if self._checks_at_once:
+            self._send(exchange, CHECK_AT_ONCE, ())
+
+    def _outcomes(self, exchange: Exchange, count: int) -> list[Outcome]:
+        # The claims have results too: a row before each call's, or the tags of a block; so have the limits.
+        first = 1 if count == 1 else 2 + self._checks_at_once
+        answers = exchange.results[-1:] if self.claims == "set_local" else exchange.results[first::2]
+        error = exchange.error
+        if error is None:
+            return [_rows(result) for result in answers]
+        if isinstance(error, TimeoutError):
+            self._abandon()
+        if count == 1 or find(error).perhaps_done:
+            return [error] * count
+        if getattr(error, "sqlstate", None) in ("55P03", "57014"):
+            error = TookTooLong(str(error))
+        # The first call without an answer is the one that failed.
+        return _blame(len(answers), error, count)
 
     def _give_up_sending(self, error: psycopg.Error, number: int, count: int) -> list[Outcome]:
         """Closes the connection: what was sent before the call with this number is rolled back, since no sync follows.

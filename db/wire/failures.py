@@ -3,16 +3,19 @@
     psycopg.OperationalError
         NoConnection         there was no connection in time
             PoolClosed       there will be none any more
+        QueueFull            too many others wait for a connection
         NotSent              the connection was lost before the statement was sent
         SendRefused          libpq refused to send the statement
+        TookTooLong          the statement took longer than a shared transaction may wait for it
         RolledBack           another statement of the shared transaction failed
         AnswerLost           the connection was lost before the answer was complete
     TimeoutError             the server did not even report its own time-out
     DatabaseUnavailable      nothing was done (503)
+        Overloaded           nothing was done, since too many requests are waiting (503)
         WritesUnavailable    nothing was done, since the database takes no changes (503)
         OutcomeUnknown       the change may have been made: the answer was lost (503)
 
-Callers of the pool see the last three, and the server's errors (`psycopg.errors`) that are a fault of ours (500) or
+Callers of the pool see the last four, and the server's errors (`psycopg.errors`) that are a fault of ours (500) or
 that they know how to handle. All others stay in this package.
 """
 
@@ -36,12 +39,20 @@ class PoolClosed(NoConnection):
     """The pool was closed: there will be no connection any more."""
 
 
+class QueueFull(psycopg.OperationalError):
+    """Too many others wait for a connection."""
+
+
 class NotSent(psycopg.OperationalError):
     """The connection was lost before the statement was sent."""
 
 
 class SendRefused(psycopg.OperationalError):
     """Libpq refused to send the statement, and would refuse it again: a fault of ours."""
+
+
+class TookTooLong(psycopg.OperationalError):
+    """The statement took longer than a shared transaction may wait for it. Alone, it has the time-outs of all."""
 
 
 class RolledBack(psycopg.OperationalError):
@@ -54,6 +65,10 @@ class AnswerLost(psycopg.OperationalError):
 
 class DatabaseUnavailable(Exception):
     """The database cannot be reached, or every connection stays busy for too long. Becomes 503."""
+
+
+class Overloaded(DatabaseUnavailable):
+    """Too many requests of all users together wait for a connection. Becomes 503."""
 
 
 class WritesUnavailable(DatabaseUnavailable):
@@ -104,6 +119,8 @@ class Failure:
     """What callers see instead, unless it may have been done; None: the error itself."""
     metric: str | None = None
     """What the metrics call it, where there is no SQLSTATE whose class they tell; None: they do not count it."""
+    keeps_out: bool = False
+    """Whether the user's writes run alone for a while, because the next one would probably fail the same way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +145,24 @@ class Verdict:
     outside: type[DatabaseUnavailable] | None
     """What is raised instead of the error; None: the error itself."""
     metric: str | None
+    keeps_out: bool = False
+    """Whether the user's writes run alone for a while."""
 
 
 NOT, PERHAPS = False, True
 FREE, TRY = False, True
+ALONE = True
 
 # A key is an exception, a SQLSTATE, or the class with which SQLSTATEs begin (PostgreSQL, "Error Codes").
 # fmt: off
 FAILURES: Final[dict[type[Exception] | str, Failure]] = {
-    #                     done?    run again           counts?  connections             outside              metric
+    #                     done?    run again           counts?  connections             outside, metric, alone
     NoConnection: Failure(NOT,     Repeat.TO_FIND_OUT, FREE, Connections.KEEP,       DatabaseUnavailable, "connection"),
     PoolClosed:   Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       DatabaseUnavailable, "connection"),
+    QueueFull:    Failure(NOT,     Repeat.TO_FIND_OUT, FREE, Connections.KEEP,       Overloaded),
     NotSent:      Failure(NOT,     Repeat.ALWAYS,      FREE, Connections.CLOSE,      DatabaseUnavailable, "connection"),
-    SendRefused:  Failure(NOT,     Repeat.NEVER,       TRY,  Connections.CLOSE,      None,                "refused"),
+    SendRefused:  Failure(NOT,     Repeat.NEVER,       TRY,  Connections.CLOSE,      None, "refused", ALONE),
+    TookTooLong:  Failure(NOT,     Repeat.ALWAYS,      FREE, Connections.KEEP,       DatabaseUnavailable, None, ALONE),
     RolledBack:   Failure(NOT,     Repeat.ALWAYS,      FREE, Connections.KEEP,       DatabaseUnavailable, None),
     AnswerLost:   Failure(PERHAPS, Repeat.IF_HARMLESS, TRY,  Connections.CLOSE,      DatabaseUnavailable, "connection"),
     TimeoutError: Failure(PERHAPS, Repeat.NEVER,       TRY,  Connections.CLOSE,      DatabaseUnavailable, "timeout"),
@@ -162,9 +184,10 @@ FAILURES: Final[dict[type[Exception] | str, Failure]] = {
     "53":         Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       DatabaseUnavailable),
     "53100":      Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       WritesUnavailable),
     # Lock not available.
-    "55P03":      Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       DatabaseUnavailable),
-    # Operator intervention; of it: the server ends, crashes, closes an idle session.
+    "55P03":      Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       DatabaseUnavailable, None, ALONE),
+    # Operator intervention; of it: query canceled (its time is up), the server ends, crashes, closes an idle session.
     "57":         Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       DatabaseUnavailable),
+    "57014":      Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       DatabaseUnavailable, None, ALONE),
     "57P01":      Failure(NOT,     Repeat.ALWAYS,      FREE, Connections.CLOSE_IDLE, DatabaseUnavailable),
     "57P02":      Failure(PERHAPS, Repeat.IF_HARMLESS, TRY,  Connections.CLOSE,      DatabaseUnavailable),
     "57P05":      Failure(NOT,     Repeat.ALWAYS,      FREE, Connections.CLOSE,      DatabaseUnavailable),
@@ -176,7 +199,7 @@ FAILURES: Final[dict[type[Exception] | str, Failure]] = {
 DEMOTED: Final = Failure(NOT, Repeat.ALWAYS, TRY, Connections.CLOSE_IDLE, WritesUnavailable)
 """A read-only transaction, where the URL names several servers and wants the primary: it is another one now."""
 
-FAULT: Final = Failure(NOT, Repeat.NEVER, TRY, Connections.KEEP, None)
+FAULT: Final = Failure(NOT, Repeat.NEVER, TRY, Connections.KEEP, None, None, ALONE)
 """All other SQLSTATEs tell of the statement, which is a fault of ours, or handled by the caller."""
 
 
@@ -227,4 +250,5 @@ def judge(
         tries=Tries(tries_left, perhaps_done),
         outside=outside,
         metric=(getattr(error, "sqlstate", None) or "")[:2] or failure.metric,
+        keeps_out=writes and failure.keeps_out,
     )

@@ -1,14 +1,14 @@
-"""A bounded number of connections to one database, and the requests that wait for one, in the order of arrival."""
+"""A bounded number of connections to one database, and what becomes of a statement that fails on one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,7 +17,21 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db.statements import Statement
 from db.wire.connection import Call, Claims, Connection, Outcome, Row, Values
-from db.wire.failures import FIRST_TRY, Connections, NoConnection, NotSent, PoolClosed, Repeat, Tries, find, judge
+from db.wire.failures import (
+    FIRST_TRY,
+    Connections,
+    NoConnection,
+    NotSent,
+    OutcomeUnknown,
+    PoolClosed,
+    Repeat,
+    RolledBack,
+    Tries,
+    Verdict,
+    find,
+    judge,
+)
+from db.wire.fair_queue import NOBODY, FairQueue
 from db.wire.group_commit import GroupCommit
 
 CONNECT_SECONDS: Final = 2
@@ -42,66 +56,10 @@ MAX_IDLE_SECONDS: Final = 200.0
 SHARED_CLAIMS: Final = ("session", "set_config")
 """The ways of claims that let statements of several users be in one transaction."""
 
+SHARED_TRIES: Final = 2
+"""How often a write shares a transaction, if others make it fail. Then it runs alone."""
+
 logger = logging.getLogger(__name__)
-
-
-class Waiters:
-    """The requests that wait for a connection, in the order of arrival."""
-
-    def __init__(self, release: Callable[[Connection], None]) -> None:
-        """`release` takes back a connection whose waiter has left."""
-        self._release = release
-        self._futures: deque[asyncio.Future[Connection]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._futures)
-
-    async def wait(self, seconds: float) -> Connection:
-        """Waits for a connection, for so many seconds at most.
-
-        Raises:
-            NoConnection: none was free, or made, in time, or none can be made.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Connection] = loop.create_future()
-        self._futures.append(future)
-        expiry = loop.call_later(seconds, self._expire, future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            # Who has left does not count as waiting.
-            self._leave(future)
-            # A connection may have been given in the same moment: it is passed on.
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._release(future.result())
-            raise
-        finally:
-            expiry.cancel()
-
-    def serve(self, connection: Connection) -> bool:
-        """Gives the connection to the first waiter, and tells whether there was one."""
-        while self._futures:
-            future = self._futures.popleft()
-            if not future.done():
-                future.set_result(connection)
-                return True
-        return False
-
-    def refuse(self, error: psycopg.Error) -> None:
-        """Ends the wait of all."""
-        while self._futures:
-            future = self._futures.popleft()
-            if not future.done():
-                future.set_exception(error)
-
-    def _expire(self, future: asyncio.Future[Connection]) -> None:
-        if not future.done():
-            self._leave(future)
-            future.set_exception(NoConnection("no connection in time"))
-
-    def _leave(self, future: asyncio.Future[Connection]) -> None:
-        with suppress(ValueError):
-            self._futures.remove(future)
 
 
 class Pool:
@@ -109,6 +67,9 @@ class Pool:
 
     A request waits for a connection for `wait_seconds` at most, whether one must be made or all are busy; the server
     cancels its statement after `statement_seconds`.
+
+    A user's statements have half of the connections at most. While all are busy, `queue_size` statements wait at most,
+    and the users take turns (see `FairQueue`).
 
     A connection that was idle for `max_idle_seconds` is closed. One that would become older than `max_age_seconds`,
     less some jitter, is replaced after its use, so that no request waits for the new one.
@@ -128,6 +89,7 @@ class Pool:
         claims: Claims = "auto",
         wait_seconds: float = 1.5,
         statement_seconds: float = 5.0,
+        queue_size: float = math.inf,
         max_age_seconds: float = MAX_AGE_SECONDS,
         max_idle_seconds: float = MAX_IDLE_SECONDS,
     ) -> None:
@@ -144,14 +106,15 @@ class Pool:
         self._claims = claims
         self._wait_seconds = wait_seconds
         self._statement_seconds = statement_seconds
+        self._queue_size = queue_size
         self._max_age_seconds = max_age_seconds
         self._max_idle_seconds = max_idle_seconds
         # In the order in which they became idle: the last one is used first.
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[Connection]] = set()
-        self._waiters = Waiters(self._release)
-        self._writes = GroupCommit(self._acquire, self._run_on)
+        self._queue = FairQueue(max(1, size // 2), self._release)
+        self._writes = GroupCommit(self._acquire_shared, self._run_on)
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -167,14 +130,13 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """How many statements wait for a connection."""
-        # Gathered writes wait as one.
-        return len(self._waiters) + self._writes.waiting
+        """How many statements wait for a connection, or for others with which they share one."""
+        return len(self._queue) + self._writes.waiting
 
     @property
-    def free(self) -> int:
-        """How many statements more could have a connection, made or not; below zero, how many must wait for others."""
-        return self.limit - len(self._connections) + len(self._idle) - self.waiting - self._writes.joined
+    def refused(self) -> int:
+        """How many statements were refused because too many others waited."""
+        return self._queue.refused
 
     async def __aenter__(self) -> Self:
         return self
@@ -193,7 +155,7 @@ class Pool:
         self._is_closed = True
         if self._idle_timer:
             self._idle_timer.cancel()
-        self._waiters.refuse(PoolClosed("the pool is closed"))
+        self._queue.end(PoolClosed("the pool is closed"))
         for task in self._connecting:
             task.cancel()
         cancelling = [connection.cancelling for connection in self._connections if connection.cancelling]
@@ -216,27 +178,37 @@ class Pool:
         What follows from a failure is `judge`'s to say: it may be run again, twice at most, not counting connections
         that turn out to have ended. `repeatable` says of a write that the caller finds out whether it had been done
         before. `may_be_done` says of a read that it finds that out: it gives up for want of a connection only when its
-        time is up.
+        time is up. If either finds no row, somebody may have deleted it: the outcome is unknown.
 
         Raises:
             DatabaseUnavailable: no connection, or no answer, in time, or the server cannot work (503).
+            Overloaded: too many others wait for a connection (503).
             WritesUnavailable: the database takes no changes (503).
-            OutcomeUnknown: the answer to a write was lost (503).
+            OutcomeUnknown: the answer to a write was lost, and its row is not found (503).
             psycopg.Error: what else the server said, by SQLSTATE.
         """
-        call = user_id.encode(), statement, values
+        user = user_id.encode()
+        call = user, statement, values
         give_up_at = time.monotonic() + self._wait_seconds
-        may_share = statement.writes
+        shares_left = SHARED_TRIES if statement.writes else 0
         tries = Tries(perhaps_done=True) if may_be_done else FIRST_TRY
+        queue = self._queue
         while True:
             try:
-                if may_share and self._claims in SHARED_CLAIMS and self._writes.has_room(call[0]):
-                    return await self._writes.run(call, give_up_at)
+                held = queue.held.get(user, 0)
+                if shares_left and held < queue.share and self._claims in SHARED_CLAIMS and self._writes.has_room(user):
+                    return await self._run_shared(call, give_up_at, may_be_refused=not tries.perhaps_done)
                 # An idle connection is taken here, since one more coroutine would cost half a microsecond.
-                connection = self._idle.pop() if self._idle else await self._acquire(give_up_at)
-                (outcome,) = await self._run_on(connection, [call])
+                if self._idle and held < queue.share:
+                    queue.held[user] = held + 1
+                    connection = self._idle.pop()
+                else:
+                    connection = await self._acquire(user, give_up_at, may_be_refused=not tries.perhaps_done)
+                (outcome,) = await self._run_on(connection, [call], user)
                 if isinstance(outcome, list):
-                    return outcome
+                    if outcome or not tries.perhaps_done:
+                        return outcome
+                    raise OutcomeUnknown("what an earlier try may have done is not there")
                 raise outcome
             except (psycopg.Error, TimeoutError) as error:
                 verdict = judge(
@@ -247,18 +219,28 @@ class Pool:
                     wants_primary=self._wants_primary,
                     is_late=time.monotonic() > give_up_at,
                 )
-                if verdict.metric:
-                    self.errors[verdict.metric] += 1
+                self._note(user, verdict)
                 if verdict.outside:
                     raise verdict.outside(str(error)) from error
                 if not verdict.is_repeated:
                     raise
-                may_share, tries = False, verdict.tries
+                shares_left = shares_left - 1 if isinstance(error, RolledBack) else 0
+                tries = verdict.tries
                 if verdict.pause_seconds:
                     await asyncio.sleep(verdict.pause_seconds)
 
-    async def _run_on(self, connection: Connection, calls: Sequence[Call]) -> list[Outcome]:
-        """Runs the calls in one transaction, then gives the connection back, or closes it."""
+    async def _run_shared(self, call: Call, give_up_at: float, *, may_be_refused: bool) -> list[Row]:
+        user = call[0]
+        if may_be_refused and not self._idle:
+            self._make_room(user)
+        self._queue.take(user)
+        try:
+            return await self._writes.run(call, give_up_at)
+        finally:
+            self._give_back(user)
+
+    async def _run_on(self, connection: Connection, calls: Sequence[Call], user: bytes = NOBODY) -> list[Outcome]:
+        """Runs the calls in one transaction, then gives the connection of `user` back, or closes it."""
         try:
             outcomes = await connection.run_all(calls)
             for outcome in outcomes:
@@ -266,8 +248,21 @@ class Pool:
                     self._look_after(connection, outcome)
             return outcomes
         finally:
+            self._give_back(user)
             if not connection.is_lost:
                 self._release(connection)
+
+    def _give_back(self, user: bytes) -> None:
+        self._queue.give_back(user)
+        # Connections may be idle although statements of this user wait: there were too many of them.
+        while self._idle and len(self._queue) and self._queue.serve(self._idle[-1]):
+            self._idle.pop()
+
+    def _note(self, user: bytes, verdict: Verdict) -> None:
+        if verdict.metric:
+            self.errors[verdict.metric] += 1
+        if verdict.keeps_out:
+            self._writes.keep_out(user)
 
     def _look_after(self, connection: Connection, error: psycopg.Error | TimeoutError) -> None:
         """Closes the connections that the table of failures says are to be closed after this error."""
@@ -288,13 +283,32 @@ class Pool:
             for connection in self._connections:
                 connection.prepare = False
 
-    async def _acquire(self, give_up_at: float) -> Connection:
-        if self._idle:
+    async def _acquire_shared(self) -> Connection:
+        return await self._acquire(NOBODY, math.inf, may_be_refused=False)
+
+    async def _acquire(self, user: bytes, give_up_at: float, *, may_be_refused: bool) -> Connection:
+        has_turn = self._queue.has_turn(user)
+        if self._idle and has_turn:
+            self._queue.take(user)
             return self._idle.pop()
         if self._is_closed:
             raise PoolClosed("the pool is closed")
-        self._grow(len(self._waiters) + 1)
-        return await self._waiters.wait(give_up_at - time.monotonic())
+        if may_be_refused:
+            self._make_room(user)
+        if has_turn:
+            self._grow(len(self._queue) + 1)
+        seconds = None if give_up_at == math.inf else give_up_at - time.monotonic()
+        return await self._queue.wait(user, seconds, may_be_refused=may_be_refused)
+
+    def _make_room(self, user: bytes) -> None:
+        """Sees to it that one statement more may wait; those that get a connection at once do not count.
+
+        Raises:
+            QueueFull: too many others wait.
+        """
+        at_once = self.limit - len(self._connections) + len(self._idle)
+        if self.waiting >= self._queue_size + at_once:
+            self._queue.make_room(user)
 
     def _grow(self, waiting: int) -> None:
         """Begins to make a connection if more requests wait than connections are being made.
@@ -329,7 +343,7 @@ class Pool:
             if not self._connections:
                 # There is nothing to wait for. Where only the new session was ended, another one may live.
                 is_ended = find(error).repeat is Repeat.ALWAYS
-                self._waiters.refuse(NotSent(str(error)) if is_ended else NoConnection(str(error)))
+                self._queue.end(NotSent(str(error)) if is_ended else NoConnection(str(error)))
             return
         self._claims = connection.claims
         # Others may have found out meanwhile that nothing can be prepared.
@@ -346,7 +360,7 @@ class Pool:
             # It would get too old while it is idle. Its successor is made now, so that no request waits for it.
             connection.close()
             self._begin_connecting()
-        elif not self._waiters.serve(connection):
+        elif not self._queue.serve(connection):
             connection.idle_until = idle_until
             self._idle.append(connection)
             if self._idle_timer is None:
@@ -369,7 +383,7 @@ class Pool:
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        self._grow(len(self._waiters))
+        self._grow(self.waiting)
 
 
 def connection_parameters(conninfo: str) -> dict[str, Any]:

@@ -20,9 +20,12 @@ from db.wire.failures import (
     NoConnection,
     NotSent,
     OutcomeUnknown,
+    Overloaded,
     PoolClosed,
+    QueueFull,
     RolledBack,
     SendRefused,
+    TookTooLong,
     Tries,
     Verdict,
     WritesUnavailable,
@@ -98,6 +101,12 @@ TABLE = {
             FIND_OUT: OutcomeUnknown,
         },
     ),
+    "queue full": (
+        QueueFull(),
+        None,
+        Connections.KEEP,
+        {WRITE: Overloaded, READ: Overloaded, REPEATABLE: Overloaded, LATE: Overloaded},
+    ),
     "not sent": (
         NotSent(),
         "connection",
@@ -117,6 +126,12 @@ TABLE = {
         "refused",
         Connections.CLOSE,
         {WRITE: ITSELF, READ: ITSELF, REPEATABLE: ITSELF, PERHAPS: ITSELF},
+    ),
+    "took too long for others": (
+        TookTooLong(),
+        None,
+        Connections.KEEP,
+        {WRITE: repeated(3), REPEATABLE: repeated(3), LATE: repeated(2)},
     ),
     "rolled back with another": (
         RolledBack(),
@@ -217,6 +232,7 @@ TABLE = {
         {WRITE: WritesUnavailable, READ: DatabaseUnavailable},
     ),
     "55P03 lock not available": (sqlstate("55P03"), "55", Connections.KEEP, {WRITE: DatabaseUnavailable}),
+    "57000 operator intervention": (sqlstate("57000"), "57", Connections.KEEP, {WRITE: DatabaseUnavailable}),
     "57014 query canceled": (
         sqlstate("57014"),
         "57",
@@ -283,7 +299,8 @@ def test_a_failure_is_judged_by_the_table(
 
     if isinstance(expected, tuple):
         left, perhaps_done, pause_seconds = expected
-        assert verdict == Verdict(True, pause_seconds, Tries(left, perhaps_done), None, metric)
+        keeps_out = situation.writes and find(error).keeps_out
+        assert verdict == Verdict(True, pause_seconds, Tries(left, perhaps_done), None, metric, keeps_out)
     else:
         assert (verdict.is_repeated, verdict.pause_seconds) == (False, 0)
         assert (verdict.outside, verdict.metric) == (expected, metric)
@@ -300,6 +317,21 @@ def test_a_failure_tells_what_becomes_of_connections(
     error: psycopg.Error | TimeoutError, connections: Connections, wants_primary: bool
 ) -> None:
     assert find(error, wants_primary=wants_primary).connections is connections
+
+
+def test_a_failure_that_would_come_again_keeps_its_users_writes_out_of_shared_transactions() -> None:
+    keeping_out = {name for name, (error, *_) in TABLE.items() if find(error).keeps_out}
+
+    assert keeping_out == {
+        "send refused",
+        "took too long for others",
+        "55P03 lock not available",
+        "57014 query canceled",
+        "23505 unique violation",
+        "42501 insufficient privilege",
+        "XX000 internal error",
+        "ZZ123 of an extension",
+    }
 
 
 def test_every_row_is_tried() -> None:

@@ -17,7 +17,7 @@ from psycopg import errors
 
 from db.statements import Statement
 from db.tasks import TaskNotFound, Tasks, User
-from db.wire import group_commit
+from db.wire import connection, group_commit
 from db.wire.connection import Claims
 from db.wire.failures import DatabaseUnavailable, OutcomeUnknown, SendRefused
 from db.wire.group_commit import SHARED_LIMIT
@@ -212,25 +212,11 @@ def test_nobody_is_left_waiting_where_there_is_no_connection(database_url: str) 
 
             waiting = [asyncio.ensure_future(pool.run(name, WRITE, ())) for name in "abc"]
             await asyncio.sleep(0.05)
-            assert (pool.waiting, pool.free) == (3, -3)
+            assert pool.waiting == 3
 
             assert [type(result) for result in await together(*waiting)] == [DatabaseUnavailable] * 3
-            assert (pool.waiting, pool.free) == (0, 0)
+            assert pool.waiting == 0
             await together(busy)
-            assert (pool.waiting, pool.free) == (0, 1)
-
-    run(main)
-
-
-def test_what_shares_a_connection_counts_for_admission(database_url: str) -> None:
-    async def main() -> None:
-        async with pooled(database_url) as pool:
-            writing = [asyncio.ensure_future(pool.run(name, WRITE, ())) for name in "abc"]
-            free = []
-            while not all(task.done() for task in writing):
-                await asyncio.sleep(0)
-                free.append(pool.free)
-            assert (min(free), pool.free) == (1, 4)
 
     run(main)
 
@@ -331,6 +317,7 @@ def test_whoever_is_gathered_when_the_pool_closes_is_told_at_once(
     """Those whose transaction is in flight, whose transaction waits for a connection, and those that linger."""
     complaints: list[object] = []
     monkeypatch.setattr(group_commit, "LINGER_SECONDS", 60)
+    monkeypatch.setattr(connection, "SHARED_STATEMENT_SECONDS", 2)
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
@@ -347,7 +334,7 @@ def test_whoever_is_gathered_when_the_pool_closes_is_told_at_once(
 
         assert [type(result) for result in results] == [*[OutcomeUnknown] * 2, *[DatabaseUnavailable] * 4]
         assert asyncio.get_running_loop().time() - started < 1
-        assert (pool.open, pool.waiting, pool.free) == (0, 0, 1)
+        assert (pool.open, pool.waiting) == (0, 0)
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 

@@ -113,7 +113,7 @@ def test_what_the_server_says_is_its_state_or_our_fault(
 def test_the_pool_is_bounded_and_so_is_waiting_for_it(database_url: str) -> None:
     async def main() -> None:
         async with Pool(database_url, size=2, wait_seconds=0.2, statement_seconds=1) as pool:
-            sleepers = [asyncio.ensure_future(pool.run("alice", SLEEP, ())) for _ in range(2)]
+            sleepers = [asyncio.ensure_future(pool.run(name, SLEEP, ())) for name in ("alice", "bob")]
             await asyncio.sleep(0.3)
             assert await asyncio.to_thread(active, database_url, "pg_sleep") == 2
             started = time.monotonic()
@@ -128,7 +128,7 @@ def test_the_pool_is_bounded_and_so_is_waiting_for_it(database_url: str) -> None
 
 
 def test_who_has_left_does_not_count_as_waiting(database_url: str) -> None:
-    """Whether their time was up or they were cancelled: admission goes by these counts."""
+    """Whether their time was up or they were cancelled."""
 
     async def main() -> None:
         async with Pool(database_url, size=1, wait_seconds=0.5, statement_seconds=2) as pool:
@@ -137,17 +137,16 @@ def test_who_has_left_does_not_count_as_waiting(database_url: str) -> None:
                 await asyncio.sleep(0.01)
             waiters = [asyncio.ensure_future(pool.run("alice", WHO, ())) for _ in range(4)]
             await asyncio.sleep(0.01)
-            assert (pool.waiting, pool.free) == (4, -4)
+            assert pool.waiting == 4
 
             waiters[0].cancel()
             waiters[2].cancel()
             results = await asyncio.gather(*waiters, return_exceptions=True)
 
             assert [type(result) for result in results] == [asyncio.CancelledError, DatabaseUnavailable] * 2
-            assert (pool.waiting, pool.free) == (0, 0)
+            assert pool.waiting == 0
             with pytest.raises(DatabaseUnavailable):
                 await sleeper
-            assert (pool.waiting, pool.free) == (0, 1)
 
     run(main)
 
@@ -414,7 +413,7 @@ def test_whoever_waits_when_the_pool_closes_is_told_at_once(database_url: str) -
 
     async def main() -> None:
         async with Pool(database_url, size=2, wait_seconds=30, statement_seconds=2) as pool:
-            under_way = [asyncio.ensure_future(pool.run("alice", statement, ())) for statement in nap]
+            under_way = [asyncio.ensure_future(pool.run(s.name.decode(), s, ())) for s in nap]
             while pool.open < 2:
                 await asyncio.sleep(0.01)
             queued = [asyncio.ensure_future(pool.run("alice", statement, ())) for statement in (WHO, PID, PID)]
