@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from connexion.exceptions import UnsupportedMediaTypeProblem
 
+from openapi import bodies
+from openapi.bodies import LARGE_BYTES, RequestBody
 from openapi.contract import BODY_LIMIT_BYTES
 from openapi.errors import ContentTooLarge, InvalidRequest
 from support.contracts import ECHOED, JSON, STRING, Service, contract, echoing, json_of, operation
@@ -77,6 +80,8 @@ def test_a_chunked_body_is_put_together(required: bool) -> None:
         ('application/json; x="; charset=latin-1"', 200),
         ("application/json; charset=latin-1", 415),
         ("application/json; v=1; charset=latin-1", 415),
+        ("application/json; x=" + 1_000 * "y", 200),
+        ("application/json; x=" + 1_024 * "y", 415),
         ("text/plain", 415),
         ("application/problem+json", 415),
         ("application/*", 415),
@@ -141,3 +146,32 @@ def test_a_body_that_is_larger_than_it_says_is_read_no_further_than_the_limit() 
     answer = service.request("POST", "/things", body=pieces, headers=[AS_JSON, ("Content-Length", "3")])
 
     assert (answer.status, service.received) == (413, 3)
+
+
+@pytest.mark.parametrize(("size", "turns"), [(LARGE_BYTES, 8), (LARGE_BYTES - 1, 1)], ids=["large", "small"])
+def test_large_bodies_are_decoded_one_in_a_turn_of_the_event_loop(
+    size: int, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = RequestBody({"content": json_of(STRING)}, "", BODY_LIMIT_BYTES)
+    decoded_in_turn: list[int] = []
+    turn = 0
+
+    def decode(_body: bytes) -> str:
+        decoded_in_turn.append(turn)
+        return ""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"x" * size}
+
+    async def main() -> None:
+        nonlocal turn
+        reading = [asyncio.ensure_future(reader.read({b"content-type": JSON.encode()}, receive)) for _ in range(8)]
+        while not all(each.done() for each in reading):
+            await asyncio.sleep(0)
+            turn += 1
+
+    monkeypatch.setattr(bodies, "decode_json", decode)
+    asyncio.run(main())
+
+    assert len(decoded_in_turn) == 8
+    assert len(set(decoded_in_turn)) == turns
