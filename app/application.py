@@ -50,7 +50,7 @@ CONTRACT = Path(openapi.__file__).with_name("openapi.yaml")
 CORS_MAX_AGE_SECONDS = 600
 
 QUEUED_PER_CONNECTION = 3
-"""Whoever waits, waits for as many statements: an answer takes four times as long as an unloaded one, at most."""
+"""A request waits for at most this many statements of others: an answer takes at most four times as long."""
 
 REQUEST_HEADERS = (
     "Authorization",
@@ -62,7 +62,7 @@ REQUEST_HEADERS = (
     "Traceparent",
     "X-Request-Id",
 )
-"""What scripts of another origin may send, beside what any page may."""
+"""Request headers that scripts of another origin may send, beside those that every page may."""
 
 RESPONSE_HEADERS = (
     "Accept-Patch",
@@ -76,7 +76,7 @@ RESPONSE_HEADERS = (
     "WWW-Authenticate",
     "X-Request-Id",
 )
-"""What they may read, beside what any page may."""
+"""Response headers that these scripts may read, beside those that every page may."""
 
 
 class StartRefused(Exception):
@@ -94,7 +94,8 @@ def create_app(settings: Settings) -> ASGIApp:
     tracing = _tracing()
     on_error = to_starlette(problems.answer)
     documentation = SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs")
-    # From the outside in: what is not in the contract falls through to the pages.
+    # From the outside in. Connexion has errors and Swagger UI before its router; here they stand behind the contract,
+    # so that requests for operations do not pass through them: that saves 12 us, a seventh of a read.
     middlewares: list[Any] = [
         partial(RoutingMiddleware, on_error=problems.answer),
         partial(ContractMiddleware, on_error=problems.answer, state_names=("tasks",)),

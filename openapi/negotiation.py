@@ -1,4 +1,4 @@
-"""What a client accepts, of media types and content codings, and how much it likes each (RFC 9110, section 12.4)."""
+"""The media types and content codings that a client accepts, each with its weight (RFC 9110, section 12.4)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def accepts(field: bytes, media_types: tuple[str, ...]) -> bool:
 
 
 def prefers_gzip(field: bytes) -> bool:
-    """Whether an Accept-Encoding header admits gzip and does not like the plain form better (section 12.5.3)."""
+    """Whether an Accept-Encoding header admits gzip, with at least the weight of no coding (section 12.5.3)."""
     codings = weights(field)
     gzip = codings.get("gzip", codings.get("x-gzip", codings.get("*", 0.0)))
     return gzip > 0 and gzip >= codings.get("identity", 0.0)

@@ -43,10 +43,10 @@ class Admission(Protocol):
 
 
 class Operation:
-    """One operation of the contract: calls its handler with what the request says, and checks what the handler answers.
+    """One operation of the contract: it reads a request, calls the handler, and checks the answer.
 
-    The handler is called with the arguments that it names: parameters of the contract (a header's in lower case, with
-    underscores), `body`, `user` (what the contract's `x-bearerInfoFunc` returned), and members of the lifespan state.
+    The handler names the arguments that it wants: parameters of the contract (a header's name in lower case, with
+    underscores), `body`, `user` (what the contract's `x-bearerInfoFunc` returned), and members of the lifespan's state.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Operation:
         await send_response(response, headers, scope["method"], send)
 
     async def answer(self, scope: Scope, receive: Receive) -> ConnexionResponse:
-        """Calls the handler. Nothing but path and `Authorization` is looked at before the sender is known.
+        """Calls the handler. Until the user is known, only path and `Authorization` are read.
 
         Raises:
             OAuthProblem: there is no bearer token (401).

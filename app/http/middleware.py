@@ -1,4 +1,4 @@
-"""What happens to every request, whatever it asks for."""
+"""What happens to every request: an id, security headers, CORS, and a line in the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.observe.logs import RequestLine
 
 REQUEST_ID = re.compile(rb"[0-9A-Za-z._~:/+=-]{1,128}")
-"""Ids that callers may give: what proxies make, and nothing that would not be safe in a header, a URI or a log."""
+"""Request ids that clients may choose: those that proxies make, all safe in a header, a URI and a log."""
 
 TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """The trace that a request belongs to (W3C Trace Context, section 3.2)."""
@@ -24,11 +24,11 @@ TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 RawHeaders = list[tuple[bytes, bytes]]
 
 NOTHING = "default-src 'none'; frame-ancestors 'none'"
-"""The Content-Security-Policy of what is no page: should a browser show it as one, it may do nothing."""
+"""The Content-Security-Policy of every answer that is not a page: if a browser shows it as one, it may do nothing."""
 
 
 def security_headers(policy: str = NOTHING, hsts_seconds: int = 0) -> RawHeaders:
-    """What tells browsers not to guess, not to tell, and what a page may do; with seconds, to come by HTTPS alone."""
+    """Headers against guessed content types, leaking referrers and foreign scripts; with seconds, HTTPS alone."""
     headers = [
         (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
@@ -53,9 +53,9 @@ class Cors(CORSMiddleware):
 
 
 class RequestLog:
-    """Gives each request an id, its caller's or a new one, tells it with the answer, and logs who was answered what.
+    """Gives each request an id, sends it back in `X-Request-Id`, and passes a line about the request to the observers.
 
-    Each answer has the security headers, those of pages with policies of their own.
+    The id is the client's own, if it sent a good one, or a new UUID. Each answer gets the security headers.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RequestLog:
         hsts_seconds: int = 0,
         policies: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Whoever observes is told of every request when it is over; `policies` are those of pages, by their paths."""
+        """`observers` are called after each answer; `policies` are the Content-Security-Policies of pages, by path."""
         self.app = app
         self.observers = observers
         self.headers = security_headers(NOTHING, hsts_seconds)
