@@ -29,6 +29,7 @@ from db.schema.engine import explain
 from db.schema.migrate import MigrationBlocked, migrate, migration_sql
 from db.schema.version import SchemaMismatch
 from handlers.auth.issuer import KeySetRefused, fetch_keys
+from handlers.auth.keys import IGNORED_SHOWN
 
 TRIAL_USER = "demo"
 TOKEN_TTL_SECONDS = 86_400
@@ -236,7 +237,9 @@ def _check_keys(settings: Settings) -> list[Check]:
         fetched = fetch_keys(settings.jwt_jwks_url)
     except KeySetRefused as error:
         return [Check("keys", False, f"{settings.jwt_jwks_url}: {error}: correct JWT_JWKS_URL, or start the issuer")]
-    checks = [Check("keys", True, f"{len(fetched.usable)} of the issuer's key set, {settings.jwt_jwks_url}")]
+    ignored = "".join(f"; ignored: {reason}" for reason in fetched.ignored[:IGNORED_SHOWN])
+    usable = f"{len(fetched.usable)} of the issuer's key set, {settings.jwt_jwks_url}{ignored}"
+    checks = [Check("keys", True, usable)]
     try:
         ahead_seconds = time.time() - datetime.strptime(fetched.date or "", HTTP_DATE).replace(tzinfo=UTC).timestamp()
     except ValueError:

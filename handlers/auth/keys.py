@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import jwt
@@ -22,6 +23,10 @@ REFRESH_SECONDS = 300.0
 """The age at which keys are stale and are fetched again. Stale keys stay usable until a fetch succeeds."""
 
 
+IGNORED_SHOWN = 10
+"""How many ignored keys a log line names."""
+
+
 class KeyUnknown(Exception):
     """No key has this id and this algorithm. Becomes 401."""
 
@@ -36,8 +41,8 @@ class Keys(Protocol):
     generation: int
     """Changes when a key is removed or replaced. Tokens verified under another generation must be verified again."""
 
-    async def find(self, key_id: object, algorithm: object) -> jwt.PyJWK:
-        """Finds the key for a token whose header has this `kid` and `alg`.
+    async def find(self, key_id: object, algorithm: object) -> Sequence[jwt.PyJWK]:
+        """Finds the keys for a token whose header has this `kid` and `alg`. One of them must have signed it.
 
         Raises:
             KeyUnknown: there is no such key (401).
@@ -56,13 +61,13 @@ class SharedSecret:
     generation = 0
 
     def __init__(self, secret: bytes) -> None:
-        self._key = jwt.PyJWK({"kty": "oct", "k": jwt.utils.base64url_encode(secret).decode()}, "HS256")
+        self._keys = [jwt.PyJWK({"kty": "oct", "k": jwt.utils.base64url_encode(secret).decode()}, "HS256")]
 
-    async def find(self, key_id: object, algorithm: object) -> jwt.PyJWK:
+    async def find(self, key_id: object, algorithm: object) -> Sequence[jwt.PyJWK]:
         del key_id
         if algorithm != "HS256":
             raise KeyUnknown
-        return self._key
+        return self._keys
 
     def refresh(self) -> None:
         """Does nothing: a secret does not become stale."""
@@ -79,14 +84,14 @@ class KeySet:
         self.generation = 0
         self._url = url
         self._tls = tls
-        self._keys: dict[object, jwt.PyJWK] = {}
-        self._published: dict[object, PublishedKey] = {}
+        self._keys: dict[tuple[str | None, str], list[jwt.PyJWK]] = {}
+        self._usable: frozenset[PublishedKey] = frozenset()
         self._stale_at_seconds = float("-inf")
         self._attempted_at_seconds = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
 
-    async def find(self, key_id: object, algorithm: object) -> jwt.PyJWK:
-        """Finds the key with this id and algorithm; without an id, the only key for the algorithm.
+    async def find(self, key_id: object, algorithm: object) -> Sequence[jwt.PyJWK]:
+        """Finds the keys with this id and algorithm; without an id, the only key for the algorithm.
 
         An unknown key makes one new fetch: the issuer may have published it since the last one.
 
@@ -96,26 +101,25 @@ class KeySet:
         """
         self.refresh()
         asked_at_seconds = time.monotonic()
-        while (key := self._known(key_id, algorithm)) is None and self._attempted_at_seconds < asked_at_seconds:
+        while not (keys := self._known(key_id, algorithm)) and self._attempted_at_seconds < asked_at_seconds:
             # A running fetch may have started before the key was published, so a second fetch may follow it.
             await asyncio.shield(self._fetch())
         if not self._keys:
             raise KeysUnavailable
-        if key is None:
+        if not keys:
             raise KeyUnknown
-        return key
+        return keys
 
     def refresh(self) -> None:
         """Starts a fetch in the background if the keys are stale, and returns at once."""
         if time.monotonic() > self._stale_at_seconds:
             self._fetch()
 
-    def _known(self, key_id: object, algorithm: object) -> jwt.PyJWK | None:
-        if key_id is None:
-            candidates = [key for key in self._keys.values() if key.algorithm_name == algorithm]
-            return candidates[0] if len(candidates) == 1 else None
-        key = self._keys.get(key_id) if isinstance(key_id, str) else None
-        return key if key is not None and key.algorithm_name == algorithm else None
+    def _known(self, key_id: object, algorithm: object) -> Sequence[jwt.PyJWK]:
+        if not isinstance(key_id, str | None) or not isinstance(algorithm, str):
+            return ()
+        keys = self._keys.get((key_id, algorithm), ())
+        return keys if key_id is not None or len(keys) == 1 else ()
 
     def _fetch(self) -> asyncio.Task[None]:
         """The running fetch, or a new one. All callers share it."""
@@ -135,8 +139,9 @@ class KeySet:
             logger.warning("key_set_refused", reason=str(error) or "the issuer's name is resolved too slowly")
             return
         if fetched.ignored:
-            logger.warning("keys_ignored", count=len(fetched.ignored), first=fetched.ignored[0])
-        if any(fetched.published.get(key_id) != key for key_id, key in self._published.items()):
+            reasons = "; ".join(fetched.ignored[:IGNORED_SHOWN])
+            logger.warning("keys_ignored", count=len(fetched.ignored), reasons=reasons)
+        if not self._usable <= fetched.usable:
             self.generation += 1
-        self._keys, self._published = fetched.usable, fetched.published
+        self._keys, self._usable = fetched.by_id_and_algorithm, fetched.usable
         self._stale_at_seconds = time.monotonic() + REFRESH_SECONDS

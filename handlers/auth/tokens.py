@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -99,26 +101,8 @@ class Verifier:
     async def _verify(self, token: str) -> _Verified:
         try:
             header = _header(token)
-            key = await self._keys.find(header.get("kid"), header.get("alg"))
-            claims = jwt.decode(
-                token,
-                key.key,
-                algorithms=[key.algorithm_name],
-                issuer=self._issuer,
-                audience=self._audience,
-                leeway=self._leeway_seconds,
-                options={
-                    "require": [
-                        "exp",
-                        "sub",
-                        *(["iss"] if self._issuer is not None else []),
-                        *(["aud"] if self._audience is not None else []),
-                    ],
-                    "verify_aud": self._audience is not None,
-                    "verify_iss": self._issuer is not None,
-                    "verify_jti": False,
-                },
-            )
+            keys = await self._keys.find(header.get("kid"), header.get("alg"))
+            claims = self._claims(token, keys)
         except KeyUnknown:
             raise TokenInvalid("no key verifies the token") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -128,6 +112,37 @@ class Verifier:
             raise TokenInvalid("a time is not a number")
         # PyJWT compares whole seconds. Doing the same here makes remembered and new tokens expire at the same time.
         return _Verified(_user(claims), int(claims["exp"]) + self._leeway_seconds, self._keys.generation)
+
+    def _claims(self, token: str, keys: Sequence[jwt.PyJWK]) -> dict[str, Any]:
+        """The claims, checked, of a token that one of the keys signed.
+
+        Raises:
+            PyJWTError: no key signed it, or a claim is missing or wrong.
+        """
+        *others, last = keys
+        for key in others:
+            with suppress(jwt.InvalidSignatureError):
+                return self._claims(token, [key])
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            last,
+            algorithms=[last.algorithm_name],
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=self._leeway_seconds,
+            options={
+                "require": [
+                    "exp",
+                    "sub",
+                    *(["iss"] if self._issuer is not None else []),
+                    *(["aud"] if self._audience is not None else []),
+                ],
+                "verify_aud": self._audience is not None,
+                "verify_iss": self._issuer is not None,
+                "verify_jti": False,
+            },
+        )
+        return claims
 
 
 def _header(token: str) -> dict[str, Any]:

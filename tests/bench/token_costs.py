@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jwt
@@ -34,11 +34,11 @@ class Known:
     generation = 0
 
     def __init__(self, key: jwt.PyJWK) -> None:
-        self._key = key
+        self._keys = [key]
 
-    async def find(self, key_id: object, algorithm: object) -> jwt.PyJWK:
+    async def find(self, key_id: object, algorithm: object) -> Sequence[jwt.PyJWK]:
         del key_id, algorithm
-        return self._key
+        return self._keys
 
     def refresh(self) -> None:
         """It does not go stale."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import threading
 import time
@@ -102,7 +103,7 @@ async def test_stale_keys_go_on_working_while_they_are_fetched_again(
     took_seconds = time.monotonic() - before_seconds
     await until(lambda: len(issuer.asked) == 2)
     release.set()
-    await until(lambda: "second" in key_set._keys)  # noqa: SLF001 - to look without asking
+    await until(lambda: ("second", "EdDSA") in key_set._keys)  # noqa: SLF001 - to look without asking
 
     assert (answers, len(issuer.asked)) == ([True] * 20, 2)
     assert took_seconds < 1
@@ -211,6 +212,13 @@ async def test_the_key_set_is_asked_for_without_content_encoding(key_set: KeySet
 @pytest.mark.parametrize("encoding", ["identity", "Identity"])
 async def test_the_identity_encoding_is_no_encoding(key_set: KeySet, issuer: Issuer, encoding: str) -> None:
     issuer.answer = send(issuer.key_set, **{"Content-Encoding": encoding})
+
+    assert await found(key_set, "first")
+
+
+@pytest.mark.anyio
+async def test_a_byte_order_mark_before_the_key_set_is_passed_over(key_set: KeySet, issuer: Issuer) -> None:
+    issuer.answer = send(codecs.BOM_UTF8 + issuer.key_set)
 
     assert await found(key_set, "first")
 

@@ -198,6 +198,16 @@ def test_a_clock_that_differs_from_the_issuers_is_found(
     assert says in found["clock"][1]
 
 
+@pytest.mark.requirement("FR-02")
+def test_keys_that_are_passed_over_are_named(database_url: str) -> None:
+    with issuer(json.dumps({"keys": [KEY | {"kid": "odd", "use": "enc"}, KEY]}).encode()) as url:
+        code, found = check(database_url, JWT_JWKS_URL=url)
+
+    assert (code, found["keys"][0]) == (0, "ok")
+    assert found["keys"][1].startswith("1 of the issuer's key set")
+    assert found["keys"][1].endswith("; ignored: keys[0]: the key's use is 'enc' (kid 'odd')")
+
+
 @pytest.mark.parametrize(
     "date",
     [

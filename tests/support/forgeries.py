@@ -26,6 +26,9 @@ from support.issuer import ALGORITHMS, Signer, b64, claims, compact, hs256, new_
 from support.people import SECRET
 
 SIGNING = [name for name in ALGORITHMS if name != "none"]
+ALSO_NAMED = {"EdDSA": "Ed25519"}
+"""The second name of an algorithm with these keys (RFC 9864)."""
+
 STRANGERS = {"HS256": Signer("HS256", b"another secret" * 3)} | {
     name: new_signer(f"key-{name.lower()}", name) for name in ASYMMETRIC
 }
@@ -228,9 +231,10 @@ ATTACKS: dict[str, Attack] = {
         lambda _: confused(encoded("PEM", "SubjectPublicKeyInfo"))(STRANGERS["RS256"]), UNSIGNED, SHARED),
     # One key, one algorithm (section 3.1).
     **{f"algorithm/{alg}": Attack(
-        relabelled(alg), NO_KEY, tuple(name for name in ALL if name != alg)) for alg in SIGNING},
+        relabelled(alg), NO_KEY, tuple(name for name in ALL if alg not in (name, ALSO_NAMED.get(name))))
+       for alg in SIGNING},
     **{f"algorithm/{alg}": Attack(unsigned(alg), NO_KEY) for alg in
-       ("hs256", "rs256", "EDDSA", "Ed25519", "A128KW", "RSA1_5", "dir", "HS1", "MD5", " HS256", "RS256\0",
+       ("hs256", "rs256", "EDDSA", "ed25519", "A128KW", "RSA1_5", "dir", "HS1", "MD5", " HS256", "RS256\0",
            "X" * 5_000)},
     **{f"algorithm/{name}-under-the-key-id-of-{other}": Attack(
         lambda s, other=other: SIGNERS[other].token({"kid": s.kid}), NO_KEY, (name,))
