@@ -244,10 +244,10 @@ def _check_keys(settings: Settings) -> list[Check]:
         ahead_seconds = time.time() - datetime.strptime(fetched.date or "", HTTP_DATE).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return checks  # The issuer's answer has no valid Date header.
-    if abs(ahead_seconds) > CLOCK_TOLERANCE_SECONDS:
-        is_off = (
-            f"this clock is {abs(ahead_seconds):.0f} s {'ahead of' if ahead_seconds > 0 else 'behind'} the issuer's"
-        )
-        detail = f"{is_off}, tokens end early or begin late: synchronise both clocks, or set JWT_LEEWAY_SECONDS"
-        return [*checks, Check("clock", False, detail)]
-    return [*checks, Check("clock", True, "the issuer's clock says the same")]
+    if abs(ahead_seconds) <= CLOCK_TOLERANCE_SECONDS:
+        return [*checks, Check("clock", True, "the issuer's clock says the same")]
+    is_off = f"this clock is {abs(ahead_seconds):.0f} s {'ahead of' if ahead_seconds > 0 else 'behind'} the issuer's"
+    if abs(ahead_seconds) <= settings.jwt_leeway_seconds:
+        return [*checks, Check("clock", True, f"{is_off}, within JWT_LEEWAY_SECONDS")]
+    detail = f"{is_off}, tokens end early or begin late: synchronise both clocks, or raise JWT_LEEWAY_SECONDS"
+    return [*checks, Check("clock", False, detail)]

@@ -179,7 +179,7 @@ class Settings:
         "JWT_CACHE_SIZE", _whole_number(1, 10_000_000), 10_000, "verified tokens that each worker remembers"
     )
     jwt_leeway_seconds: int = _variable(
-        "JWT_LEEWAY_SECONDS", _whole_number(0, 300), 0, "tolerated difference between clocks"
+        "JWT_LEEWAY_SECONDS", _whole_number(0, 300), 5, "tolerated difference between clocks"
     )
     host: str = _variable("HOST", str, "127.0.0.1", "the address to listen on")
     port: int = _variable("PORT", _whole_number(0, 65535), 8000, "the port to listen on")

@@ -6,6 +6,7 @@ The reasons of `TokenInvalid` are logged: they must never quote the token or a c
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,10 +27,16 @@ CLAIM_LIMIT_CHARACTERS = 1_000
 REMEMBERED_TOKENS = 10_000
 
 TIMES = ("exp", "nbf", "iat")
-"""Claims that must be a NumericDate: a JSON number, not a string of digits (RFC 7519, section 2)."""
+"""Claims that must be a NumericDate: a JSON number, not a string of digits (RFC 7519, section 2).
+
+A time of issue in the future refuses nothing (RFC 7519, section 4.1.6): `nbf` says when a token begins.
+"""
 
 TYPES = frozenset({"jwt", "at+jwt"})
-"""The values of the `typ` header that are accepted (RFC 8725, section 3.11). A token may also have no `typ`."""
+"""The media types, without `application/`, that a token's `typ` may name (RFC 7519, section 5.1; RFC 9068, section 4).
+
+A token may also have no `typ`.
+"""
 
 
 class TokenInvalid(Exception):
@@ -108,7 +115,7 @@ class Verifier:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             # PyJWT's messages name a claim, not its value. Others may quote the token, so only their class is logged.
             raise TokenInvalid(str(error) if isinstance(error, jwt.PyJWTError) else type(error).__name__) from None
-        if any(type(claims.get(name, 0)) not in (int, float) for name in TIMES):
+        if not all(_is_number(claims.get(name, 0)) for name in TIMES):
             raise TokenInvalid("a time is not a number")
         # PyJWT compares whole seconds. Doing the same here makes remembered and new tokens expire at the same time.
         return _Verified(_user(claims), int(claims["exp"]) + self._leeway_seconds, self._keys.generation)
@@ -139,6 +146,7 @@ class Verifier:
                 ],
                 "verify_aud": self._audience is not None,
                 "verify_iss": self._issuer is not None,
+                "verify_iat": False,
                 "verify_jti": False,
             },
         )
@@ -169,9 +177,14 @@ def _header(token: str) -> dict[str, Any]:
     if not isinstance(header.get("kid", ""), str):
         raise TokenInvalid("kid is not a string")
     typ = header.get("typ")
-    if typ is not None and (not isinstance(typ, str) or typ.lower() not in TYPES):
+    if typ is not None and (not isinstance(typ, str) or typ.lower().removeprefix("application/") not in TYPES):
         raise TokenInvalid("the token is of another type")
     return header
+
+
+def _is_number(value: object) -> bool:
+    """Whether this is a JSON number. Python's reader also takes `NaN` and `Infinity`, and `bool` is an `int`."""
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def _decode(part: str) -> bytes:

@@ -55,7 +55,7 @@ def test_percent_encoding_of_the_own_path_does_not_matter(client: httpx.Client, 
 def test_failures_are_logged_with_their_reason_and_without_the_token(
     client: httpx.Client, database_url: str, tmp_path: Path
 ) -> None:
-    expired = make_token("alice", exp=int(time.time()) - 1)
+    expired = make_token("alice", exp=int(time.time()) - 60)
     valid = make_token("alice")
 
     with running_process(database_url, tmp_path / "log", LOG_FORMAT="json") as url:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from support.attacks import ALL, INVALID, SIGNERS, WITHOUT_TASK, call, parts, reasons
-from support.forgeries import ATTACKS, EXPIRED, Attack, raw_claims, trap, visitors
+from support.forgeries import ATTACKS, EXPIRED, LEEWAY_SECONDS, Attack, raw_claims, trap, visitors
 from support.issuer import Signer, claims, issuing
 from support.operations import OPERATIONS
 from support.people import SECRET
@@ -93,8 +93,10 @@ ISSUED: dict[str, tuple[dict[str, Any], str | None]] = {
     "expired-beyond-leeway": ({"exp": -11}, EXPIRED),
     "early-within-leeway": ({"nbf": 10}, None),
     "early-beyond-leeway": ({"nbf": 30}, EARLY.format("nbf")),
-    "issued-within-leeway": ({"iat": 10}, None),
-    "issued-beyond-leeway": ({"iat": 30}, EARLY.format("iat")),
+    "issued-in-a-second": ({"iat": 1}, None),
+    "issued-in-a-year": ({"iat": 31_536_000}, None),
+    "issued-in-a-year-but-not-yet-valid": ({"iat": 31_536_000, "nbf": 30}, EARLY.format("nbf")),
+    "issued-after-it-expired": ({"iat": 30, "exp": -11}, EXPIRED),
 }
 
 
@@ -166,8 +168,8 @@ def test_of_a_claim_that_is_there_twice_the_last_one_counts(
 @pytest.mark.requirement("FR-02")
 @pytest.mark.parametrize(
     "header",
-    [{"cty": "JWT"}, {"zip": "DEF"}, {"jku": "https://x"}, {"b64": True}, {"x": {"y": [1]}}, {"typ": "AT+JWT"}],
-    ids=["cty", "zip", "jku", "b64-true", "unknown", "at+jwt"],
+    [{"cty": "JWT"}, {"zip": "DEF"}, {"jku": "https://x"}, {"b64": True}, {"x": {"y": [1]}}],
+    ids=["cty", "zip", "jku", "b64-true", "unknown"],
 )
 @pytest.mark.parametrize("name", ALL)
 def test_a_genuine_tokens_other_header_members_are_not_looked_at(
@@ -178,15 +180,46 @@ def test_a_genuine_tokens_other_header_members_are_not_looked_at(
     assert call(client, urls[name], "list_tasks", "alice", f"Bearer {token}").status_code == 200
 
 
+@pytest.mark.requirement("FR-02")
+@pytest.mark.parametrize(
+    "typ",
+    ["JWT", "jwt", "at+jwt", "AT+JWT", "application/jwt", "application/at+jwt", "Application/AT+JWT", None, ...],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["HS256", "EdDSA"])
+def test_a_token_may_say_in_each_way_that_it_is_one(
+    client: httpx.Client, urls: dict[str, str], name: str, typ: object
+) -> None:
+    token = SIGNERS[name].token({"typ": typ})
+
+    assert call(client, urls[name], "list_tasks", "alice", f"Bearer {token}").status_code == 200
+
+
+@pytest.mark.requirement("FR-03")
+@pytest.mark.parametrize(
+    "others", [{"exp": -4}, {"nbf": 4}, {"iat": 1}, {"iat": 4.5}, {"iat": 9e15}, {"iat": ...}], ids=str
+)
+@pytest.mark.parametrize("name", ["HS256", "EdDSA"])
+def test_clocks_may_differ_by_a_few_seconds_without_a_setting(
+    client: httpx.Client, urls: dict[str, str], name: str, others: dict[str, Any]
+) -> None:
+    times = {claim: value if value is ... else time.time() + value for claim, value in others.items()}
+    token = SIGNERS[name].token(payload=claims(**times))
+
+    statuses = [call(client, urls[name], "list_tasks", "alice", f"Bearer {token}").status_code for _ in range(2)]
+
+    assert statuses == [200, 200]
+
+
 @pytest.mark.requirement("FR-03")
 @pytest.mark.parametrize("name", ["HS256", "EdDSA"])
 def test_a_remembered_token_ends_in_the_second_in_which_a_fresh_one_would(
     client: httpx.Client, urls: dict[str, str], log: list[dict[str, Any]], name: str
 ) -> None:
-    exp = int(time.time()) + 2.9
+    exp = int(time.time()) - LEEWAY_SECONDS + 2.9
     token = SIGNERS[name].token(payload=claims(exp=exp))
     before = call(client, urls[name], "list_tasks", "alice", f"Bearer {token}")
-    time.sleep(int(exp) - time.time() + 0.01)
+    time.sleep(int(exp) + LEEWAY_SECONDS - time.time() + 0.01)
     log.clear()
 
     after = {operation: call(client, urls[name], operation, "alice", f"Bearer {token}") for operation in OPERATIONS}

@@ -198,6 +198,14 @@ def test_a_clock_that_differs_from_the_issuers_is_found(
     assert says in found["clock"][1]
 
 
+def test_a_clock_within_the_leeway_is_good_enough(database_url: str) -> None:
+    with issuer(json.dumps({"keys": [KEY]}).encode(), timedelta(seconds=60)) as url:
+        code, found = check(database_url, JWT_JWKS_URL=url, JWT_LEEWAY_SECONDS="120")
+
+    assert (code, found["clock"][0]) == (0, "ok")
+    assert found["clock"][1].endswith("s behind the issuer's, within JWT_LEEWAY_SECONDS")
+
+
 @pytest.mark.requirement("FR-02")
 def test_keys_that_are_passed_over_are_named(database_url: str) -> None:
     with issuer(json.dumps({"keys": [KEY | {"kid": "odd", "use": "enc"}, KEY]}).encode()) as url:
