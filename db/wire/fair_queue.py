@@ -37,15 +37,12 @@ class FairQueue:
         self.share = share
         self.held: dict[bytes, int] = {}
         """How many statements of each user have a connection, or share one, or are about to."""
+        self.waiting = 0
+        """How many statements of users wait."""
         self.refused = 0
         """How many statements were refused because too many others waited."""
         self._release = release
         self._lines: dict[bytes, deque[Waiter]] = {}
-        self._count = 0
-
-    def __len__(self) -> int:
-        """How many statements of users wait."""
-        return self._count
 
     def has_turn(self, user: bytes) -> bool:
         """Whether the user may have one connection more."""
@@ -73,9 +70,8 @@ class FairQueue:
         loop = asyncio.get_running_loop()
         waiter = Waiter(loop.create_future(), may_be_refused)
         self._lines.setdefault(user, deque()).append(waiter)
-        self._count += user != NOBODY
-        no_connection = NoConnection("no connection in time")
-        expiry = None if seconds is None else loop.call_later(seconds, self._end, user, waiter, no_connection)
+        self.waiting += user != NOBODY
+        expiry = None if seconds is None else loop.call_later(seconds, self._expire, user, waiter)
         try:
             return await waiter.connection
         except asyncio.CancelledError:
@@ -92,11 +88,12 @@ class FairQueue:
     def serve(self, connection: Connection) -> bool:
         """Gives the connection to the user whose turn it is, and tells whether there was one."""
         while (user := next(filter(self.has_turn, self._lines), None)) is not None:
-            waiter = self._lines[user][0]
-            self._remove(user, waiter)
-            if user in self._lines:
-                # The others come first, next time.
-                self._lines[user] = self._lines.pop(user)
+            # The others come first, next time.
+            line = self._lines.pop(user)
+            waiter = line.popleft()
+            self.waiting -= user != NOBODY
+            if line:
+                self._lines[user] = line
             if not waiter.connection.done():
                 self.take(user)
                 waiter.connection.set_result(connection)
@@ -124,6 +121,9 @@ class FairQueue:
             for waiter in list(line):
                 self._end(user, waiter, error)
 
+    def _expire(self, user: bytes, waiter: Waiter) -> None:
+        self._end(user, waiter, NoConnection("no connection in time"))
+
     def _end(self, user: bytes, waiter: Waiter, error: psycopg.Error) -> None:
         self._remove(user, waiter)
         if not waiter.connection.done():
@@ -133,6 +133,6 @@ class FairQueue:
         line = self._lines.get(user, deque())
         with suppress(ValueError):
             line.remove(waiter)
-            self._count -= user != NOBODY
+            self.waiting -= user != NOBODY
             if not line:
                 del self._lines[user]

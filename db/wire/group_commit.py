@@ -36,9 +36,10 @@ PAUSE_SECONDS: Final = 1.0
 
 
 class Write(NamedTuple):
-    """A write that is gathered, and where its rows are expected."""
+    """A write that is gathered: until when it may wait for a connection, and where its rows are expected."""
 
     call: Call
+    give_up_at: float
     answer: asyncio.Future[list[Row]]
 
 
@@ -59,16 +60,20 @@ class GroupCommit:
 
     def __init__(
         self,
+        take_idle: Callable[[], Connection | None],
         acquire: Callable[[], Awaitable[Connection]],
         run: Callable[[Connection, Sequence[Call]], Awaitable[list[Outcome]]],
     ) -> None:
-        """`acquire` waits for a connection; `run` uses it and gives it back."""
+        """`take_idle` gets a connection if one is idle, `acquire` waits for one, `run` uses it and gives it back."""
+        self._take_idle = take_idle
         self._acquire = acquire
         self._run = run
         self._gathered: dict[bytes, Write] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_acquiring = False
-        """Whether a transaction waits for a connection. Others may join it until there is one."""
+        """Whether a transaction is about to get a connection. Others may join it until then."""
+        self._expiries: list[asyncio.TimerHandle] | None = None
+        """When each gathered write gives up, if there was no connection at once."""
         self._transactions: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._kept_out: dict[bytes, float] = {}
@@ -104,8 +109,9 @@ class GroupCommit:
             Exception: what `acquire` raises, or the write's outcome.
         """
         loop = asyncio.get_running_loop()
-        write = self._gathered[call[0]] = Write(call, loop.create_future())
-        expiry = loop.call_later(give_up_at - time.monotonic(), self._expire, write)
+        write = self._gathered[call[0]] = Write(call, give_up_at, loop.create_future())
+        if self._expiries is not None:
+            self._expiries.append(self._expire_in_time(write))
         if self._timer and len(self._gathered) == SHARED_LIMIT:
             self._begin_if_due()
         elif not self._timer and not self._is_acquiring:
@@ -116,7 +122,6 @@ class GroupCommit:
         try:
             return await write.answer
         finally:
-            expiry.cancel()
             if self._gathered.get(call[0]) is write:
                 del self._gathered[call[0]]
 
@@ -125,6 +130,10 @@ class GroupCommit:
         self._begin_if_due()
         while self._transactions:
             await asyncio.wait(self._transactions)
+
+    def _expire_in_time(self, write: Write) -> asyncio.TimerHandle:
+        seconds = write.give_up_at - time.monotonic()
+        return asyncio.get_running_loop().call_later(seconds, self._expire, write)
 
     def _expire(self, write: Write) -> None:
         if self._gathered.get(write.call[0]) is write and not write.answer.done():
@@ -148,7 +157,10 @@ class GroupCommit:
         writes: list[Write] | None = None
         outcomes: Sequence[list[Row] | BaseException]
         try:
-            connection = await self._acquire()
+            connection = self._take_idle()
+            if connection is None:
+                self._expiries = [self._expire_in_time(write) for write in self._gathered.values()]
+                connection = await self._acquire()
             writes = self._take()
             began_at = time.monotonic()
             outcomes = await self._run(connection, [write.call for write in writes])
@@ -176,5 +188,8 @@ class GroupCommit:
     def _take(self) -> list[Write]:
         """Takes the gathered writes in the order of their users, without those whose callers have left."""
         self._is_acquiring = False
+        for expiry in self._expiries or ():
+            expiry.cancel()
+        self._expiries = None
         gathered, self._gathered = self._gathered, {}
         return [gathered[user] for user in sorted(gathered) if not gathered[user].answer.done()]

@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -114,7 +114,7 @@ class Pool:
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[Connection]] = set()
         self._queue = FairQueue(max(1, size // 2), self._release)
-        self._writes = GroupCommit(self._acquire_shared, self._run_on)
+        self._writes = GroupCommit(self._take_idle, self._acquire_shared, self._run_on)
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -131,7 +131,7 @@ class Pool:
     @property
     def waiting(self) -> int:
         """How many statements wait for a connection, or for others with which they share one."""
-        return len(self._queue) + self._writes.waiting
+        return self._queue.waiting + self._writes.waiting
 
     @property
     def refused(self) -> int:
@@ -237,7 +237,8 @@ class Pool:
         try:
             return await self._writes.run(call, give_up_at)
         finally:
-            self._give_back(user)
+            self._queue.give_back(user)
+            self._serve_idle()
 
     async def _run_on(self, connection: Connection, calls: Sequence[Call], user: bytes = NOBODY) -> list[Outcome]:
         """Runs the calls in one transaction, then gives the connection of `user` back, or closes it."""
@@ -248,14 +249,15 @@ class Pool:
                     self._look_after(connection, outcome)
             return outcomes
         finally:
-            self._give_back(user)
+            self._queue.give_back(user)
+            if self._queue.waiting:
+                self._serve_idle()
             if not connection.is_lost:
                 self._release(connection)
 
-    def _give_back(self, user: bytes) -> None:
-        self._queue.give_back(user)
-        # Connections may be idle although statements of this user wait: there were too many of them.
-        while self._idle and len(self._queue) and self._queue.serve(self._idle[-1]):
+    def _serve_idle(self) -> None:
+        """Gives idle connections to statements that wait: their user had too many until now."""
+        while self._queue.waiting and self._idle and self._queue.serve(self._idle[-1]):
             self._idle.pop()
 
     def _note(self, user: bytes, verdict: Verdict) -> None:
@@ -283,8 +285,14 @@ class Pool:
             for connection in self._connections:
                 connection.prepare = False
 
-    async def _acquire_shared(self) -> Connection:
-        return await self._acquire(NOBODY, math.inf, may_be_refused=False)
+    def _take_idle(self) -> Connection | None:
+        if not self._idle:
+            return None
+        self._queue.take(NOBODY)
+        return self._idle.pop()
+
+    def _acquire_shared(self) -> Awaitable[Connection]:
+        return self._acquire(NOBODY, math.inf, may_be_refused=False)
 
     async def _acquire(self, user: bytes, give_up_at: float, *, may_be_refused: bool) -> Connection:
         has_turn = self._queue.has_turn(user)
@@ -296,7 +304,7 @@ class Pool:
         if may_be_refused:
             self._make_room(user)
         if has_turn:
-            self._grow(len(self._queue) + 1)
+            self._grow(self._queue.waiting + 1)
         seconds = None if give_up_at == math.inf else give_up_at - time.monotonic()
         return await self._queue.wait(user, seconds, may_be_refused=may_be_refused)
 

@@ -68,7 +68,7 @@ def test_users_take_turns(share: int, held: dict[bytes, int], joining: str, serv
         assert await queue.serve_all() == served.split()
         queue.end(QueueFull())
         await asyncio.gather(*queue.tasks.values(), return_exceptions=True)
-        assert len(queue) == 0
+        assert queue.waiting == 0
 
     uvloop.run(main())
 
@@ -81,7 +81,7 @@ def test_what_is_nobodys_is_bounded_by_no_share_and_waits_in_turn() -> None:
         shared = asyncio.ensure_future(queue.wait(NOBODY, None, may_be_refused=False))
         await asyncio.sleep(0)
 
-        assert (len(queue), await queue.serve_all(), len(queue)) == (2, ["a1"], 1)
+        assert (queue.waiting, await queue.serve_all(), queue.waiting) == (2, ["a1"], 1)
         assert shared.done()
         queue.end(QueueFull())
         await asyncio.gather(*queue.tasks.values(), return_exceptions=True)

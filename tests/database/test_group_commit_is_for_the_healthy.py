@@ -229,6 +229,9 @@ class FakePool:
         self.outcome: list[object] | RolledBack = []
         self.sizes: list[int] = []
 
+    def take_idle(self) -> Connection | None:
+        return cast("Connection", self) if self.may_connect.is_set() else None
+
     async def acquire(self) -> Connection:
         await self.may_connect.wait()
         return cast("Connection", self)
@@ -243,7 +246,7 @@ def test_there_is_a_pause_while_many_shared_transactions_fail(monkeypatch: pytes
 
     async def main() -> None:
         pool = FakePool()
-        writes = GroupCommit(pool.acquire, pool.run)
+        writes = GroupCommit(pool.take_idle, pool.acquire, pool.run)
 
         async def write_all() -> None:
             calls = [(name, WRITE, ()) for name in (b"a", b"b")]
@@ -276,7 +279,7 @@ def test_each_gathered_write_gives_up_at_its_own_time() -> None:
     async def main() -> None:
         pool = FakePool()
         pool.may_connect.clear()
-        writes = GroupCommit(pool.acquire, pool.run)
+        writes = GroupCommit(pool.take_idle, pool.acquire, pool.run)
         began_at = time.monotonic()
         ended: dict[bytes, float] = {}
 
@@ -306,7 +309,7 @@ def test_the_next_write_is_run_after_all_that_were_gathered_have_left() -> None:
     async def main() -> None:
         pool = FakePool()
         pool.may_connect.clear()
-        writes = GroupCommit(pool.acquire, pool.run)
+        writes = GroupCommit(pool.take_idle, pool.acquire, pool.run)
         for _ in range(3):
             with pytest.raises(NoConnection):
                 await writes.run((b"a", WRITE, ()), time.monotonic() + 0.02)
@@ -328,7 +331,7 @@ def test_the_next_write_is_run_after_all_that_were_gathered_have_left() -> None:
 
 def test_however_many_users_are_kept_out_the_memory_is_bounded() -> None:
     pool = FakePool()
-    writes = GroupCommit(pool.acquire, pool.run)
+    writes = GroupCommit(pool.take_idle, pool.acquire, pool.run)
     for number in range(KEPT_OUT_LIMIT + 5):
         writes.keep_out(b"%d" % number)
     writes.keep_out(b"5")
