@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,7 +27,7 @@ HOME = Path(__file__).with_name("home.html").read_text("utf-8")
 PATH_LIMIT_BYTES = 256
 """A longer path is no page's. Starlette would look up each of its parts on the disk: 170 ms for one of 60 KB."""
 
-OnError = Callable[[Request, Exception], Response]
+OnError = Callable[[Request, Exception], Awaitable[Response]]
 
 
 async def home(_request: Request) -> Response:
@@ -71,9 +71,12 @@ def contract_routes(contract: Path) -> list[Route]:
 
 
 def to_starlette(answer: Callable[[Scope, Exception], ConnexionResponse]) -> OnError:
-    """Turns `problems.answer` into a handler for Starlette's exception middleware."""
+    """Turns `problems.answer` into a handler for Starlette's exception middleware.
 
-    def on_error(request: Request, error: Exception) -> Response:
+    It is a coroutine function, because Starlette runs any other one in a thread, which costs more than the answer.
+    """
+
+    async def on_error(request: Request, error: Exception) -> Response:
         response = answer(request.scope, error)
         return Response(response.body, response.status_code, response.headers)
 
