@@ -6,11 +6,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import environ
+import httpx
 import platformdirs
 
 from db.url import to_conninfo
@@ -19,7 +20,9 @@ from db.wire.connection import Claims
 SECRET_MINIMUM_BYTES = 32
 """The length of HS256's hash, which the secret must have at least (RFC 7518, section 3.2)."""
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+PORT_MAXIMUM = 65_535
+HOST_LIMIT_CHARACTERS = 253
+HOST_LABEL = re.compile("[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 ANY_AUDIENCE = "any"
 """The value of JWT_AUDIENCE that accepts tokens with any `aud` and without one."""
@@ -99,10 +102,29 @@ def _truth(text: str) -> bool:
     return _one_of("true", "false")(text) == "true"
 
 
+def _line(text: str) -> str:
+    """The text without white space at its ends, which files and shells leave there."""
+    line = text.strip()
+    if not line:
+        raise ValueError("is blank: set a value or remove the variable")
+    if not line.isprintable():
+        raise ValueError("must not contain line ends, tabs or other invisible characters")
+    return line
+
+
+def _string_or_uri(text: str) -> str:
+    """A text as RFC 7519, section 2, defines it: with a colon it is a URI, which has no spaces."""
+    line = _line(text)
+    if ":" in line and " " in line:
+        raise ValueError("must be one URI, without spaces")
+    return line
+
+
 def _secret(text: str) -> Secret:
-    if len(text.encode()) < SECRET_MINIMUM_BYTES:
+    line = _line(text)
+    if len(line.encode()) < SECRET_MINIMUM_BYTES:
         raise ValueError(f"must have at least {SECRET_MINIMUM_BYTES} bytes")
-    return Secret(text)
+    return Secret(line)
 
 
 def _database_url(text: str) -> Secret:
@@ -110,16 +132,45 @@ def _database_url(text: str) -> Secret:
 
 
 def _jwks_url(text: str) -> str:
+    line = _line(text)
     try:
-        url = urlsplit(text)
-        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        url = httpx.URL(line)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    # httpx says None for the scheme's own port.
+    is_port = url.port is None or 0 < url.port <= PORT_MAXIMUM
+    is_url = url.scheme in ("http", "https") and is_port and not url.userinfo and " " not in line
+    if not is_url or not _is_host(url.raw_host.decode()):
+        raise ValueError("must be an https:// URL with a host that can exist, without user, password and spaces")
+    return line
+
+
+def _host(text: str) -> str:
+    host = _line(text).lower()
+    if not _is_host(host):
+        raise ValueError("must be the name of a host, without scheme, port and path")
+    return host
+
+
+def _is_host(host: str) -> bool:
+    """Whether this is an address or can be a name in lower case (RFC 1123, section 2.1), with underscores."""
+    try:
+        ip_address(host)
     except ValueError:
-        is_url = False
-    if not is_url or url.username or url.password:
-        raise ValueError("must be an https:// URL, without user and password")
-    if url.scheme == "http" and url.hostname not in LOOPBACK:
-        raise ValueError("must be an https:// URL: with http://, an attacker on the network could replace the keys")
-    return text
+        labels = host.removesuffix(".").split(".")
+        # No top-level domain is a number, but the system's resolver reads some numbers as addresses.
+        is_number = re.fullmatch("[0-9]+|0x[0-9a-f]*", labels[-1])
+        return not is_number and len(host) <= HOST_LIMIT_CHARACTERS and all(map(HOST_LABEL.fullmatch, labels))
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether this is an address of this machine or a name that always means one (RFC 6761, section 6.3)."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return f".{host.removesuffix('.')}".endswith(".localhost")
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _origins(text: str) -> tuple[str, ...]:
@@ -171,9 +222,12 @@ class Settings:
     )
     jwt_secret: Secret | None = _variable("JWT_SECRET", _secret, None, "the secret shared with the issuer (HS256)")
     jwt_jwks_url: str | None = _variable("JWT_JWKS_URL", _jwks_url, None, "the issuer's key set")
-    jwt_issuer: str | None = _variable("JWT_ISSUER", str, None, "the `iss` that a token must have")
+    jwt_jwks_insecure_host: str | None = _variable(
+        "JWT_JWKS_INSECURE_HOST", _host, None, "a host whose keys are fetched with http://, unprotected"
+    )
+    jwt_issuer: str | None = _variable("JWT_ISSUER", _string_or_uri, None, "the `iss` that a token must have")
     jwt_audience: str | None = _variable(
-        "JWT_AUDIENCE", str, None, f"the `aud` that a token must have; {ANY_AUDIENCE}: do not check it"
+        "JWT_AUDIENCE", _string_or_uri, None, f"the `aud` that a token must have; {ANY_AUDIENCE}: do not check it"
     )
     jwt_cache_size: int = _variable(
         "JWT_CACHE_SIZE", _whole_number(1, 10_000_000), 10_000, "verified tokens that each worker remembers"
@@ -182,9 +236,9 @@ class Settings:
         "JWT_LEEWAY_SECONDS", _whole_number(0, 300), 5, "tolerated difference between clocks"
     )
     host: str = _variable("HOST", str, "127.0.0.1", "the address to listen on")
-    port: int = _variable("PORT", _whole_number(0, 65535), 8000, "the port to listen on")
+    port: int = _variable("PORT", _whole_number(0, PORT_MAXIMUM), 8000, "the port to listen on")
     metrics_port: int | None = _variable(
-        "METRICS_PORT", _whole_number(1, 65535), None, "the port for metrics; without it, there are no metrics"
+        "METRICS_PORT", _whole_number(1, PORT_MAXIMUM), None, "the port for metrics; without it, there are no metrics"
     )
     workers: int = _variable("WORKERS", _whole_number(1, 256), 1, "worker processes")
     keep_alive_seconds: int = _variable(
@@ -224,6 +278,8 @@ class Settings:
             raise SettingsError("JWT_SECRET and JWT_JWKS_URL are both set: remove one")
         if self.database_url and not (self.jwt_secret or self.jwt_jwks_url):
             raise SettingsError("JWT_SECRET or JWT_JWKS_URL must be set: there is no default secret")
+        if self.jwt_jwks_url:
+            self._check_transport(httpx.URL(self.jwt_jwks_url))
         if self.jwt_jwks_url and not self.jwt_audience:
             raise SettingsError(
                 "JWT_AUDIENCE must be set with JWT_JWKS_URL, so that the issuer's tokens for others are refused:"
@@ -232,6 +288,14 @@ class Settings:
             )
         if self.database_pool_size < self.workers:
             raise SettingsError("WORKERS must be at most DATABASE_POOL_SIZE: each worker needs a connection")
+
+    def _check_transport(self, jwks_url: httpx.URL) -> None:
+        host = jwks_url.raw_host.decode()
+        if jwks_url.scheme == "http" and not _is_loopback(host) and host != self.jwt_jwks_insecure_host:
+            raise SettingsError(
+                "JWT_JWKS_URL must be an https:// URL: with http://, an attacker on the network could replace the keys."
+                f" If nobody else is on that network, set JWT_JWKS_INSECURE_HOST={host}"
+            )
 
     @property
     def audience(self) -> str | None:

@@ -104,12 +104,19 @@ def fetch_keys(url: str, verify: ssl.SSLContext | bool = True) -> FetchedKeys:
 
 
 async def _fetch(url: str, verify: ssl.SSLContext | bool) -> FetchedKeys:
-    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+    asked = httpx.URL(url)
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity", "Host": asked.netloc.decode()}
+    extensions = {}
+    if asked.host.removesuffix(".").endswith(".localhost"):
+        # Such names always mean this machine (RFC 6761, section 6.3), but not every resolver knows, and another's
+        # answer could lead elsewhere.
+        extensions["sni_hostname"] = asked.host
+        asked = asked.copy_with(host="localhost")
     body = bytearray()
     async with (
         asyncio.timeout(FETCH_SECONDS),
         httpx.AsyncClient(verify=verify, timeout=FETCH_SECONDS, follow_redirects=False) as client,
-        client.stream("GET", url, headers=headers) as response,
+        client.stream("GET", asked, headers=headers, extensions=extensions) as response,
     ):
         if response.status_code != httpx.codes.OK:
             raise KeySetRefused(f"the issuer answered {response.status_code}")

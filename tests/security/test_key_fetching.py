@@ -224,6 +224,20 @@ async def test_a_byte_order_mark_before_the_key_set_is_passed_over(key_set: KeyS
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("host", ["localhost", "app.localhost", "a.b.localhost", "APP.localhost", "app.localhost."])
+async def test_names_below_localhost_mean_this_machine(
+    key_set: KeySet, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    asked: list[str | None] = []
+    key_set_answer = send(issuer.key_set)
+    issuer.answer = lambda request: (asked.append(request.headers["Host"]), key_set_answer(request))
+    monkeypatch.setattr(key_set, "_url", issuer.url.replace("127.0.0.1", host))
+
+    assert await found(key_set, "first")
+    assert [name.partition(":")[0] for name in asked if name] == [host.lower()]
+
+
+@pytest.mark.anyio
 async def test_a_thousand_keys_are_read_and_hold_up_nobody(
     key_set: KeySet, issuer: Issuer, log: list[dict[str, Any]]
 ) -> None:

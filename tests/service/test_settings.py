@@ -26,6 +26,22 @@ GOOD = [
     ("JWT_JWKS_URL", "http://localhost:3000/jwks", "jwt_jwks_url", "http://localhost:3000/jwks"),
     ("JWT_JWKS_URL", "http://127.0.0.1/jwks", "jwt_jwks_url", "http://127.0.0.1/jwks"),
     ("JWT_JWKS_URL", "http://[::1]:3000/jwks", "jwt_jwks_url", "http://[::1]:3000/jwks"),
+    *(("JWT_JWKS_URL", url, "jwt_jwks_url", url.strip()) for url in (
+        "http://127.0.0.2/jwks", "http://127.255.255.254:1/jwks", "http://[::ffff:127.0.0.1]/jwks",
+        "http://[::ffff:127.1.2.3]/jwks", "http://[0:0:0:0:0:0:0:1]/jwks", "http://app.localhost:3000/jwks",
+        "http://a.b.localhost/jwks", "http://LOCALHOST/jwks", "http://localhost./jwks", "HTTP://localhost/jwks",
+        "https://issuer.example/jwks\n", "https://issuer.example/jwks\r\n", "\t https://issuer.example/jwks \t",
+        "https://10.0.0.1/jwks", "https://[2001:db8::1]:8443/jwks", "https://frontend/jwks", "https://my_app/jwks",
+        "https://issuer.example./jwks", "https://xn--bcher-kva.example/jwks", "https://bücher.example/jwks",
+        "https://1.example/jwks", "https://999.example/jwks", "https://issuer.example/jwks?v=1&x=%20",
+    )),
+    ("JWT_JWKS_INSECURE_HOST", "frontend", "jwt_jwks_insecure_host", "frontend"),
+    ("JWT_JWKS_INSECURE_HOST", " Front_End.internal\n", "jwt_jwks_insecure_host", "front_end.internal"),
+    ("JWT_JWKS_INSECURE_HOST", "10.0.0.1", "jwt_jwks_insecure_host", "10.0.0.1"),
+    *((variable, f"{before}{value}{after}", variable.lower(), value)
+      for variable in ("JWT_ISSUER", "JWT_AUDIENCE")
+      for value in ("https://issuer.example", "urn:tasks", "my tasks", "é")
+      for before, after in (("", "\n"), ("", "\r\n"), ("", "\r"), ("", "\t"), (" ", " "), ("\n", ""), ("", "\u2028"))),
     ("JWT_ISSUER", "https://issuer.example", "jwt_issuer", "https://issuer.example"),
     ("JWT_AUDIENCE", "tasks", "jwt_audience", "tasks"),
     ("DATABASE_WAIT_SECONDS", "0.25", "database_wait_seconds", 0.25),
@@ -48,6 +64,16 @@ GOOD = [
     ("HSTS_SECONDS", "31536000", "hsts_seconds", 31_536_000),
 ]  # fmt: skip
 
+INNER = ["\n", "\r", "\r\n", "\t", " ", "\xa0", "\u2028", "\x1b", "\x7f", "\x85", "\ufeff", "\u200b"]
+"""What may stand at the ends of a value in part, but never within it."""
+
+NO_HOSTS = [
+    "999.1.1.1", "256.0.0.1", "1.2.3", "1.2.3.4.5", "127.1", "2130706433", "0x7f.0.0.1", "0x7f000001", "issuer.123",
+    "999.1.1.1.", "127.0.0.01", "-issuer.example", "issuer-.example", "issuer..example", ".example", "issuer.example..",
+    "a" * 64 + ".example", ".".join(["a" * 60] * 5), "issuer%2eexample", "is*suer.example", "[::g]", "[1.2.3.4]",
+    "[::1",
+]  # fmt: skip
+
 BAD = {
     "DATABASE_URL": [
         "somebody:s3cr3t@db.example",
@@ -64,7 +90,15 @@ BAD = {
     "DATABASE_QUEUE_SIZE": ["0", "100001"],
     "DATABASE_PREPARE": ["no", "1", "True"],
     "DATABASE_CLAIMS": ["SET_LOCAL", "set"],
-    "JWT_SECRET": ["s3cr3t", "s3cr3t" + "x" * 25, "s3cr3t" + "x" * 25 + "\udcff"],
+    "JWT_SECRET": [
+        *(f"s3cr3t{inner}{'x' * 32}" for inner in INNER if inner != " "),
+        "s3cr3t" + "x" * 25 + "\n",
+        "s3cr3t" + " " * 40,
+        " " * 40,
+        "s3cr3t",
+        "s3cr3t" + "x" * 25,
+        "s3cr3t" + "x" * 25 + "\udcff",
+    ],
     "JWT_JWKS_URL": [
         "http://issuer.example/jwks",
         "http://localhost.example/jwks",
@@ -74,7 +108,42 @@ BAD = {
         "https://somebody:s3cr3t@issuer.example/jwks",
         "https://somebody:s3cr3t@[/jwks",
         "https://issuer.example:99999/jwks",
+        "https://issuer.example:0/jwks",
+        *(f"https://issuer.{inner}example/jwks" for inner in INNER),
+        *(f"https://issuer.example/j{inner}wks" for inner in INNER),
+        *(f"https://{host}/jwks" for host in NO_HOSTS),
+        "http://127.0.0.1.example/jwks",
+        "http://128.0.0.1/jwks",
+        "http://[::2]/jwks",
+        "http://[::ffff:10.0.0.1]/jwks",
+        "http://localhost.example/jwks",
+        "http://notlocalhost/jwks",
+        "http://0.0.0.0/jwks",
+        "http://frontend:3000/api/auth/jwks",
+        "http://127.0.0.1@issuer.example/jwks",
+        "http://issuer.example\\@localhost/jwks",
+        " ",
     ],
+    "JWT_JWKS_INSECURE_HOST": [
+        "http://frontend",
+        "frontend:3000",
+        "frontend/jwks",
+        "a b",
+        "a\nb",
+        "*",
+        "*.example",
+        "999.1.1.1",
+        "[::1]",
+        " ",
+    ],
+    **{
+        variable: [
+            *(f"https://issuer.{inner}example" for inner in INNER),
+            *(f"a{inner}b" for inner in INNER if inner != " "),
+            "\n",
+        ]
+        for variable in ("JWT_ISSUER", "JWT_AUDIENCE")
+    },
     "DATABASE_WAIT_SECONDS": ["0", "0.000", "-1", "1e3", "nan", "2s"],
     "DATABASE_STATEMENT_SECONDS": ["0", "inf", "12345"],
     "JWT_LEEWAY_SECONDS": ["301", "-1", "x"],
@@ -102,7 +171,7 @@ BAD = {
     "HSTS_SECONDS": ["-1", "x", "63072001"],
 }
 
-VARIABLES = [*BAD, "JWT_ISSUER", "JWT_AUDIENCE", "HOST", "TASKPACT_DATA_DIR"]
+VARIABLES = [*BAD, "HOST", "TASKPACT_DATA_DIR"]
 
 
 @pytest.mark.requirement("NF-03")
@@ -189,6 +258,31 @@ def test_any_in_these_letters_alone_means_every_audience(
 def test_service_and_metrics_do_not_share_a_port() -> None:
     with pytest.raises(SettingsError, match="METRICS_PORT and PORT must differ"):
         read_settings({"PORT": "9000", "METRICS_PORT": "9000"})
+
+
+@pytest.mark.requirement("NF-03", "SR-06")
+@pytest.mark.parametrize(
+    "url",
+    ["http://frontend:3000/jwks", "http://FRONTEND/jwks", "http://frontend.internal/jwks", "http://10.0.0.1/jwks"],
+)
+def test_plain_http_needs_the_name_of_the_host_and_the_refusal_says_so(url: str) -> None:
+    variables = {"JWT_JWKS_URL": url, "JWT_AUDIENCE": "tasks"}
+    with pytest.raises(SettingsError) as refusal:
+        read_settings(variables)
+    line = str(refusal.value).rpartition("set ")[2]
+    variable, _, host = line.partition("=")
+
+    assert variable == "JWT_JWKS_INSECURE_HOST"
+    assert read_settings(variables | {variable: host}).jwt_jwks_url == url
+    for other in ("another", f"{host}.example", "localhost"):
+        with pytest.raises(SettingsError, match="JWT_JWKS_URL must be an https:// URL"):
+            read_settings(variables | {variable: other})
+
+
+@pytest.mark.requirement("NF-03", "SR-06")
+@pytest.mark.parametrize("end", ["\n", "\r\n", " ", "\t", "\u2028"], ids=ascii)
+def test_a_secret_ends_before_the_line_end(end: str) -> None:
+    assert read_settings({"JWT_SECRET": f"{end}{SECRET}{end}"}).jwt_secret.reveal() == SECRET
 
 
 @pytest.mark.requirement("SR-06", "FR-02")
