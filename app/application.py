@@ -25,7 +25,9 @@ from starlette.types import ASGIApp
 import openapi
 from app import probes
 from app.http.admission import Admission
+from app.http.memory import HeldBytes
 from app.http.middleware import Cors, RequestLog, security_headers
+from app.http.refusals import Refusals
 from app.observe.logs import configure_logs, request_logger
 from app.observe.metrics import Metrics, new_metrics
 from app.pages import EXCEPTIONS, ROUTES, WholeFiles, contract_routes, policies, to_starlette
@@ -187,8 +189,9 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                 gc.freeze()
                 state: dict[str, Any] = {
                     "admission": admission,
+                    "held_bytes": HeldBytes(),
                     "readiness": Readiness(probe_pool),
-                    "security_headers": security_headers(hsts_seconds=settings.hsts_seconds),
+                    "refusals": Refusals(security_headers(hsts_seconds=settings.hsts_seconds)),
                     "tasks": Tasks(pool, provision_users=settings.provision_users),
                     "verifier": verifier,
                 }

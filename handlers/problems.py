@@ -93,7 +93,14 @@ PROBLEMS: dict[type[Exception] | int, Problem] = {
         RETRY,
     ),
     431: Problem(
-        "headers-too-large", 431, "Headers too large", "Request line and headers together are larger than 65,536 bytes."
+        "headers-too-large",
+        431,
+        "Headers too large",
+        "The head has more than 65,536 bytes or 100 header lines, or its target has more than 8,192 bytes.",
+    ),
+    501: Problem("not-implemented", 501, "Not implemented", "The service knows no transfer coding but chunked."),
+    505: Problem(
+        "http-version-not-supported", 505, "HTTP version not supported", "The service speaks HTTP/1.1 and HTTP/1.0."
     ),
     Overloaded: Problem("overloaded", 503, "Overloaded", "Too many requests are waiting. Try again.", RETRY),
     Ending: Problem("ending", 503, "Shutting down", "This instance is shutting down. Use another one.", RETRY),

@@ -135,6 +135,10 @@ class RoutingMiddleware(connexion.middleware.routing.RoutingMiddleware):
             if operation_id is None:
                 await self._answer(path, scope, send)
                 return
+        elif scope["method"] == "OPTIONS" and scope["raw_path"] == b"*":
+            # The service as a whole is there (RFC 9110, section 9.3.7).
+            await send_response(ConnexionResponse(204), [], "OPTIONS", send)
+            return
         scope.setdefault("extensions", {})[ROUTING_CONTEXT] = {
             "api_base_path": self.paths.base_path,
             "operation_id": operation_id,

@@ -5,25 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from enum import Enum, auto
-from http import HTTPStatus
 from typing import Any, Final, cast
 
-import httptools
 import uuid_utils
 from starlette.exceptions import HTTPException
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.http.memory import HeldBytes
+from app.http.messages import HEAD_LIMIT_BYTES, Messages
+from app.http.refusals import Refusals
 from app.http.transport import JoinedWrites
-from handlers import problems
 
-HEAD_LIMIT_BYTES: Final = 65_536
-MESSAGE_LIMIT_BYTES: Final = 1_048_576
-"""All of a request: chunks, their extensions, trailers, and what is left of a body that was answered with 413."""
+LINGER_LIMIT_BYTES: Final = 33_554_432
+"""How much is discarded of what a client goes on sending after the last answer."""
+
+LARGE_BYTES: Final = 4_096
+"""So much of an incomplete request is worth counting for the process's memory."""
 
 LOOK_SECONDS: Final = 1.0
 """How often a connection looks how long it has been in its phase."""
 
-LINGER_SECONDS: Final = 0.25
+ARRIVAL_SECONDS: Final = 0.25
 """How long a request may have been on its way when the service began to end."""
 
 
@@ -42,6 +43,8 @@ class Phase(Enum):
     """A request has come as a whole and waits for its answer, or for the client to take it. The next may be coming."""
     CLOSING = auto()
     """The last answer is written; the client has not taken all of it."""
+    LINGERING = auto()
+    """The last answer is written, and its end; the client is still sending, and what it sends is discarded."""
 
 
 TIMEOUT_SECONDS: Mapping[Phase, float] = {
@@ -50,70 +53,112 @@ TIMEOUT_SECONDS: Mapping[Phase, float] = {
     Phase.BODY: 20,
     Phase.ANSWER: 60,
     Phase.CLOSING: 60,
+    Phase.LINGERING: 20,
 }
 """How long a request, or a connection without one, may stay in one phase. The setting KEEP_ALIVE_SECONDS is IDLE's."""
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(Messages):
     """uvicorn's protocol on httptools, which bounds what a client may send, and when.
 
     What happens depends on the phase alone:
 
-    | phase   | time-out     | end of what the client sends | what is no HTTP, or too long | the service ends |
-    | ------- | ------------ | ---------------------------- | ---------------------------- | ---------------- |
-    | NEW     | close        | close                        | refuse, close                | close            |
-    | IDLE    | close        | close                        | refuse, close                | close            |
-    | HEAD    | 408, close   | close                        | refuse, close                | answer, close    |
-    | BODY    | 408, close   | close                        | refuse, close                | answer, close    |
-    | ANSWER  | abort        | answer, close                | answer, close                | answer, close    |
-    | CLOSING | abort        |                              |                              |                  |
+    | phase     | time-out     | end of what the client sends | what is no HTTP, or too long | the service ends |
+    | --------- | ------------ | ---------------------------- | ---------------------------- | ---------------- |
+    | NEW       | close        | close                        | refuse, close                | close            |
+    | IDLE      | close        | close                        | refuse, close                | close            |
+    | HEAD      | 408, close   | close                        | refuse, close                | answer, close    |
+    | BODY      | 408, close   | close                        | refuse, close                | answer, close    |
+    | ANSWER    | abort        | answer, close                | answer, refuse, close        | answer, close    |
+    | CLOSING   | abort        |                              |                              |                  |
+    | LINGERING | abort        | close                        |                              |                  |
 
-    "Refuse" is a problem document with 400 or 431. A message of more than MESSAGE_LIMIT_BYTES gets no answer but the
-    close.
+    "Refuse" is a problem document with 400, 413, 431, 501 or 505, unless the request has its answer already. "Close" is
+    LINGERING while the client may be sending, see `JoinedWrites.close`.
 
-    The bounds cost a request nothing but counting its bytes: one timer per connection looks once a second.
+    Requests are served one after the other. The next one is neither parsed nor served before the one ahead is answered
+    and the client has taken the answer: one request and one answer are all that a connection can make the process hold.
     """
 
-    # Per-connection state. Without a parser nothing more is read; uvicorn has it so when the connection is lost.
+    # Per-connection state.
     _timer: asyncio.TimerHandle
-    parser: Any
-
-    # Per-message state. A message is known by its scope.
-    _message: Any = None
-    _message_bytes = 0
+    _held: HeldBytes
+    _refusals: Refusals
+    transport: Any
+    _unparsed = b""
+    _parsed_bytes = 0
+    """How much of `_unparsed` is parsed. Cutting it off for each of many requests would copy the rest as often."""
+    _refusal: HTTPException | None = None
+    """What follows the answers that are due."""
+    _has_ended_sending = False
+    _held_bytes = 0
+    _discarded_bytes = 0
 
     # Per-phase state. Looks count the seconds, so that none pass while the process is stopped.
-    _seen_phase: Phase | None = Phase.NEW
+    _seen_phase = Phase.NEW
+    _seen_scope: Any = None
+    """Of the newest message, which begins its phases anew."""
     _phase_seconds = 0.0
+    _seen_unsent_bytes = 0
 
     @property
     def phase(self) -> Phase:
         """The phase that the connection is in."""
         cycle = self.cycle
         if self.transport.is_closing():
-            return Phase.CLOSING
-        if self.pipeline or (cycle is not None and not cycle.more_body and not cycle.response_complete):
+            return Phase.LINGERING if self.transport.is_lingering else Phase.CLOSING
+        if self._is_answer_due() or self.flow.write_paused:
             return Phase.ANSWER
         if self._is_head_coming():
             return Phase.NEW if self.scope is None else Phase.HEAD
         return Phase.IDLE if cycle.response_complete else Phase.BODY
 
-    def _is_head_coming(self) -> bool:
-        """Whether the newest message has no cycle yet: uvicorn makes one when the head is complete."""
-        return self.cycle is None or self.cycle.scope is not self.scope
+    def _is_answer_due(self) -> bool:
+        cycle = self.cycle
+        return bool(
+            self.pipeline
+            or self._refusal
+            or (cycle is not None and not cycle.more_body and not cycle.response_complete)
+        )
+
+    def _is_client_sending(self) -> bool:
+        """Whether bytes may come that nobody will read, as far as is known."""
+        return not self._has_ended_sending and (
+            self.parser is None or self._message_bytes > 0 or self._unparsed != b"" or self.flow.read_paused
+        )
 
     # The transport's events
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
+        joined = JoinedWrites(transport, self.loop, self._is_client_sending)
+        super().connection_made(cast("asyncio.Transport", joined))
+        self._framing_fields = []
+        self._held = self.app_state["held_bytes"]
+        self._refusals = self.app_state["refusals"]
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
+        self._unparsed = b""
+        self._held.hold(self.transport, None, 0)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > LINGER_LIMIT_BYTES:
+                self.transport.abort()
+        elif self._unparsed:
+            # uvicorn resumes the reading when the application asks for a body.
+            self._keep(self._unparsed[self._parsed_bytes :] + data, 0)
+        else:
+            self._receive(data, 0)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that only ends its sending still gets the answer to what it sent."""
+        self._has_ended_sending = True
+        if self._unparsed:
+            return True
         if self.phase is Phase.ANSWER:
             self._answer_last()
             return True
@@ -121,69 +166,57 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
         return False
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._count_held()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._count_held()
+        self._go_on()
+
     def shutdown(self) -> None:
         """Ends the connection after its next answer. A request that is on its way will be given one."""
         self._answer_last()
-        self.loop.call_later(LINGER_SECONDS, self._close_unused)
+        self.loop.call_later(ARRIVAL_SECONDS, self._close_unused)
 
     # What comes
 
-    def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), HEAD_LIMIT_BYTES):
-            if self.parser is None or self.transport.is_closing():
-                return
-            piece = data[start : start + HEAD_LIMIT_BYTES]
-            self._parse(piece)
-            if self._message is not self.scope:
-                self._message, self._message_bytes, self._seen_phase = self.scope, 0, None
-            self._message_bytes += len(piece)
-            if self._message_bytes > HEAD_LIMIT_BYTES:
-                if self._is_head_coming():
-                    self._fail(431)
-                elif self._message_bytes > MESSAGE_LIMIT_BYTES:
-                    self.transport.close()
-        if "is_ending" in self.app_state:
+    def _receive(self, data: bytes, start: int) -> None:
+        """Parses what came, request by request, until one has to wait."""
+        size = len(data)
+        while start < size and self.parser is not None:
+            if self.pipeline or self.flow.write_paused:
+                self._keep(data, start)
+                break
+            end = self._next_end(data, start)
+            self._message_bytes += end - start
+            refusal = self._excess() if self._message_bytes > HEAD_LIMIT_BYTES else None
+            refusal = refusal or self._parse(data if end - start == size else data[start:end])
+            if refusal:
+                self._fail(refusal)
+            start = end
+        if "is_ending" in self.app_state or (self._has_ended_sending and not self._unparsed):
             self._answer_last()
+        if self._held_bytes or self._unparsed or self._message_bytes > LARGE_BYTES:
+            self._count_held()
 
-    def _parse(self, data: bytes) -> None:
-        """As uvicorn's, but an upgrade that nobody offers is ignored (RFC 9110, section 7.8).
-
-        The parser takes no body from such a request and would read its body as the next request. A new parser
-        therefore reads the head again, without its Upgrade, and what follows it.
-        """
-        while data:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserError:
-                self.logger.warning("Invalid HTTP request received.")
-                self._fail(400)
-            except httptools.HttpParserUpgrade as upgrade:
-                if self._should_upgrade():
-                    (end,) = upgrade.args
-                    self.parser = httptools.HttpRequestParser(self)
-                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-                    data = self._head_without_upgrade() + data[end:]
-                    continue
-                self._answer_last()
-            return
-
-    def _should_upgrade(self) -> bool:
-        """Keeps uvicorn from beginning a request that is read again. A CONNECT is answered as it is."""
-        return self.scope["method"] != "CONNECT"
-
-    def _head_without_upgrade(self) -> bytes:
-        fields = b"".join([b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"])
-        line = f"{self.scope['method']} {self.url.decode('latin-1')} HTTP/{self.scope['http_version']}\r\n"
-        return line.encode("latin-1") + fields + b"\r\n"
+    def _keep(self, data: bytes, start: int) -> None:
+        """Lets what came wait until the requests before it are answered."""
+        self._unparsed, self._parsed_bytes = data, start
+        self.flow.pause_reading()
 
     # Time
 
     def _look(self) -> None:
         """Ends the connection if it has been in one phase for too long."""
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+        if self.flow.write_paused and self._seen_unsent_bytes != (unsent := self.transport.get_write_buffer_size()):
+            self._seen_unsent_bytes = unsent
+            self._count_held()
         phase = self.phase
-        if phase is not self._seen_phase:
-            self._seen_phase, self._phase_seconds = phase, 0.0
+        if phase is not self._seen_phase or self.scope is not self._seen_scope:
+            self._seen_phase, self._seen_scope, self._phase_seconds = phase, self.scope, 0.0
             return
         self._phase_seconds += LOOK_SECONDS
         if self._phase_seconds < TIMEOUT_SECONDS.get(phase, self.timeout_keep_alive):
@@ -192,8 +225,8 @@ class Protocol(HttpToolsProtocol):
             case Phase.NEW | Phase.IDLE:
                 self.transport.close()
             case Phase.HEAD | Phase.BODY:
-                self._refuse(408)
-            case Phase.ANSWER | Phase.CLOSING:
+                self._fail(HTTPException(408))
+            case Phase.ANSWER | Phase.CLOSING | Phase.LINGERING:
                 self.transport.abort()
 
     def _close_unused(self) -> None:
@@ -206,40 +239,68 @@ class Protocol(HttpToolsProtocol):
         """As uvicorn's, without a timer for each request: it costs 2.8 us, and `_look` has one for all."""
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.pipeline or self._unparsed or self._refusal:
+            # Whether the client takes this answer decides whether the next request is served.
+            self.transport.flush()
+            self._go_on()
+        else:
+            self.flow.resume_reading()
+
+    def _go_on(self) -> None:
+        """Serves what waits for an answer to be complete and taken; reads on if there is nothing."""
+        if self.flow.write_paused or self.transport.is_closing():
+            return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal:
+            self._refuse(self._refusal)
+        if self._unparsed:
+            data, self._unparsed = self._unparsed, b""
+            self._receive(data, self._parsed_bytes)
+        if not self.pipeline and not self._unparsed:
+            self.flow.resume_reading()
+
+    def _count_held(self) -> None:
+        """Tells the process how much it holds for this connection."""
+        held_bytes = len(self._unparsed)
+        if self._message_bytes > LARGE_BYTES:
+            held_bytes += self._message_bytes
+        if self.flow.write_paused:
+            held_bytes += self.transport.written_bytes
+        self._held_bytes = held_bytes
+        user_id = self.scope["state"].get("user_id") if self.scope else None
+        self._held.hold(self.transport, user_id, held_bytes)
 
     def _answer_last(self) -> None:
         """Closes the connection after the answer to the newest request."""
         if self.cycle is not None:
             self.cycle.keep_alive = False
 
-    def _fail(self, status: int) -> None:
-        """Reads no further; refuses with this status, unless a good request before waits for its answer."""
-        match self.phase:
-            case Phase.ANSWER:
-                self._answer_last()
-                self.parser = None
-                self.flow.pause_reading()
-            case Phase.CLOSING:
-                pass
-            case _:
-                self._refuse(status)
+    def _fail(self, refusal: HTTPException) -> None:
+        """Reads no further, and refuses: after the answers that are due, and unless the request has its answer."""
+        self.parser = None
+        self._unparsed = b""
+        self.flow.pause_reading()
+        if self._is_body_coming():
+            if self.pipeline:
+                self.pipeline.popleft()
+                self._refusal = refusal
+                return
+            cycle = self.cycle
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+                return
+            cycle.response_complete = True
+        if self._is_answer_due():
+            self._refusal = refusal
+        else:
+            self._refuse(refusal)
 
-    def _refuse(self, status: int) -> None:
-        """Answers a request that does not get as far as an operation, and closes."""
-        request_id = str(uuid_utils.uuid4())
-        answer = problems.answer({"state": {"request_id": request_id}}, HTTPException(status))
-        fields = problems.MEDIA_TYPE.encode(), request_id.encode(), len(answer.body)
-        headers = b"content-type: %s\r\nx-request-id: %s\r\ncontent-length: %d\r\n" % fields
-        self._write(status, headers, answer.body, is_last=True)
-
-    def _write(self, status: int, headers: bytes, body: bytes, *, is_last: bool) -> None:
-        line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
-        fields = [*self.server_state.default_headers, *self.app_state["security_headers"]]
-        always = b"".join([b"%s: %s\r\n" % field for field in fields])
-        close = b"connection: close\r\n" if is_last else b""
-        self.transport.write(b"".join((line, always, headers, close, b"\r\n", body)))
-        if is_last:
-            self.transport.close()
+    def _refuse(self, refusal: HTTPException) -> None:
+        """Answers a request that does not get as far as an operation, or no further, and closes."""
+        state = self.scope["state"] if self._is_body_coming() else {}
+        request_id = state.get("request_id") or str(uuid_utils.uuid4())
+        self.transport.write(self._refusals.answer(refusal, request_id, self.server_state.default_headers))
+        self.transport.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 
@@ -10,29 +11,53 @@ class JoinedWrites:
     """A transport that writes once per turn of the event loop; everything else is the transport that it wraps.
 
     uvicorn writes an answer's head and its body one after the other. Joined, they cost one system call and one packet:
-    9 % less CPU for a read, measured side by side.
+    9 % less CPU for a read, measured side by side. Written at once instead of in the next turn, answers would wake
+    their clients one by one: a quarter fewer of them a second.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, is_client_sending: Callable[[], bool]
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._is_client_sending = is_client_sending
         self._parts: list[bytes] = []
         self.is_closing = transport.is_closing
+        self.is_lingering = False
+        self.written_bytes = 0
+        """The size of the last write. The transport keeps all of it until its last byte is taken."""
+        # The protocol is to know of every write that the client does not take at once.
+        transport.set_write_buffer_limits(high=0)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
         if not self._parts:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._parts.append(data)
 
-    def close(self) -> None:
-        """Closes the transport after what was joined is written."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._parts and not self._transport.is_closing():
-            self._transport.write(b"".join(self._parts))
+    def flush(self) -> None:
+        """Writes what waits, or drops it if the connection is closing."""
+        if self._parts and not self.is_closing():
+            data = b"".join(self._parts)
+            self.written_bytes = len(data)
+            self._transport.write(data)
         self._parts.clear()
+
+    def close(self) -> None:
+        """Closes the connection after what waits is written, in two steps while the client is still sending.
+
+        A client whose bytes are not read gets a reset, and may lose the answer by it (RFC 9112, section 9.6). First,
+        therefore, only the writing ends; whatever comes is the protocol's to discard, and the real end to decide.
+        """
+        if self.is_closing():
+            return
+        self.flush()
+        if self._is_client_sending():
+            self.is_lingering = True
+            self.is_closing = lambda: True
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        else:
+            self._transport.close()

@@ -26,16 +26,16 @@ REQUESTS: dict[str, tuple[bytes, int]] = {
     "raw-non-ascii": (b"GET /api/ali\xe9ce/tasks HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 400),
     "raw-nul": (b"GET /api/alice\0/tasks HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 400),
     "raw-space": (b"GET /api/alice /tasks HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 400),
-    "asterisk-form": (b"OPTIONS * HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 404),
+    "asterisk-form": (b"OPTIONS * HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 204),
     "fragment": (b"GET /api/alice/tasks#/../bob HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 200),
     "identity-in-query": (b"GET /api/alice/tasks?user_id=bob HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 422),
     "host-of-another": (b"GET /api/alice/tasks HTTP/1.1\r\nHost: evil.example\r\nAUTH\r\n\r\n", 200),
-    "two-hosts": (b"GET /api/alice/tasks HTTP/1.1\r\nHost: x\r\nHost: y\r\nAUTH\r\n\r\n", 200),
+    "two-hosts": (b"GET /api/alice/tasks HTTP/1.1\r\nHost: x\r\nHost: y\r\nAUTH\r\n\r\n", 400),
     "http-1.0": (b"GET /api/alice/tasks HTTP/1.0\r\nAUTH\r\n\r\n", 200),
-    "http-0.9": (b"GET /api/alice/tasks\r\n\r\n", 401),
-    "http-9.9": (b"GET /api/alice/tasks HTTP/9.9\r\nHost: x\r\nAUTH\r\n\r\n", 400),
+    "http-0.9": (b"GET /api/alice/tasks\r\n\r\n", 505),
+    "http-9.9": (b"GET /api/alice/tasks HTTP/9.9\r\nHost: x\r\nAUTH\r\n\r\n", 505),
     "method-unknown": (b"HACK /api/alice/tasks HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 400),
-    "method-in-lower-case": (b"delete /api/alice/tasks HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 400),
+    "method-in-lower-case": (b"delete /api/alice/tasks HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 405),
     "trace": (b"TRACE /api/alice/tasks HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 405),
     "connect": (b"CONNECT /api/alice/tasks HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 405),
     "method-overridden": (
@@ -66,13 +66,13 @@ REQUESTS: dict[str, tuple[bytes, int]] = {
     "many-headers": (
         b"GET /api/alice/tasks HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(
         2_000)) + b"AUTH\r\n\r\n",
-        200),
+        431),
     "long-header": (b"GET /api/alice/tasks HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 200_000 + b"\r\nAUTH\r\n\r\n",
         431),
     "long-token": (
         b"GET /api/alice/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + b"y" * 500_000 + b"\r\n\r\n",
         431),
-    "long-path": (b"GET /api/" + b"a" * 60_000 + b"/tasks HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 403),
+    "long-path": (b"GET /api/" + b"a" * 60_000 + b"/tasks HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n", 431),
     "length-and-chunks": (
         (b"POST /api/alice/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5\r\n"
         b"Transfer-Encoding: chunked\r\nAUTH\r\n\r\n0\r\n\r\nGET /api/bob/tasks HTTP/1.1\r\nHost: x\r\n\r\n"), 400),
@@ -96,7 +96,7 @@ REQUESTS: dict[str, tuple[bytes, int]] = {
     "upgrade-to-http-2": (
         (b"GET /api/alice/tasks HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
         b"HTTP2-Settings: AAMAAABkAAQAAP__\r\nAUTH\r\n\r\n"), 200),
-    "http-2-at-once": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "http-2-at-once": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     "tls": (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03", 400),
     "documentation-files": (b"GET /docs/..%2f..%2f..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: x\r\n\r\n", 404),
     "documentation-files-raw": (b"GET /docs/../../../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", 404),

@@ -11,11 +11,14 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from app.http.memory import HeldBytes
 from app.http.protocol import LOOK_SECONDS, TIMEOUT_SECONDS, Phase, Protocol
+from app.http.refusals import Refusals
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
 LAST = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+CHUNKS = POST.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")
 LONG = b"GET / HTTP/1.1\r\nX: " + b"x" * 140_000 + b"\r\n\r\n"
 ANSWER = b"an answer is due"
 """What a table sends in order to let the application answer."""
@@ -36,6 +39,9 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    def write_eof(self) -> None:
+        self.ended = "half-closed"
+
     def close(self) -> None:
         self.ended = self.ended or "closed"
 
@@ -45,6 +51,12 @@ class Transport:
     def get_extra_info(self, _name: str) -> None:
         return None
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        assert high == 0
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def pause_reading(self) -> None:
         pass
 
@@ -53,15 +65,6 @@ class Transport:
     @property
     def statuses(self) -> list[int]:
         return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", self.written)]
-
-
-class Open:
-    """An admission that lets everybody in."""
-
-    is_shut = False
-
-    def admits(self) -> bool:
-        return True
 
 
 async def connection(sent: list[bytes]) -> tuple[Protocol, Transport]:
@@ -74,7 +77,7 @@ async def connection(sent: list[bytes]) -> tuple[Protocol, Transport]:
         await send({"type": "http.response.body"})
 
     config = uvicorn.Config(application, lifespan="off", log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS)
-    state: dict[str, Any] = {"admission": Open(), "security_headers": []}
+    state: dict[str, Any] = {"held_bytes": HeldBytes(), "refusals": Refusals([])}
     made, transport = Protocol(config=config, server_state=ServerState(), app_state=state), Transport()
     made.connection_made(transport)  # type: ignore[arg-type]
     for data in sent:
@@ -105,7 +108,9 @@ PHASES = [
     pytest.param([GET + POST, ANSWER], Phase.BODY, id="pipelined"),
     pytest.param([GET + GET, ANSWER], Phase.ANSWER, id="one-of-two-answered"),
     pytest.param([GET + GET, ANSWER, ANSWER], Phase.IDLE, id="two-of-two-answered"),
-    pytest.param([b"\0"], Phase.CLOSING, id="no-http"),
+    pytest.param([b"\0"], Phase.LINGERING, id="no-http"),
+    pytest.param([GET + b"\0"], Phase.ANSWER, id="no-http-follows"),
+    pytest.param([CHUNKS, ANSWER], Phase.LINGERING, id="last-answer-early"),
     pytest.param([LAST, ANSWER], Phase.CLOSING, id="last-answer"),
 ]
 
@@ -127,10 +132,11 @@ def test_a_connection_is_in_one_phase(sent: list[bytes], phase: Phase) -> None:
     [
         pytest.param([], TIMEOUT_SECONDS[Phase.NEW], "closed", [], id="new"),
         pytest.param([GET, ANSWER], KEEP_ALIVE_SECONDS, "closed", [200], id="idle"),
-        pytest.param([b"G"], TIMEOUT_SECONDS[Phase.HEAD], "closed", [408], id="head"),
-        pytest.param([POST], TIMEOUT_SECONDS[Phase.BODY], "closed", [408], id="body"),
+        pytest.param([b"G"], TIMEOUT_SECONDS[Phase.HEAD], "half-closed", [408], id="head"),
+        pytest.param([POST], TIMEOUT_SECONDS[Phase.BODY], "half-closed", [408], id="body"),
         pytest.param([GET], TIMEOUT_SECONDS[Phase.ANSWER], "aborted", [], id="answer"),
-        pytest.param([GET, ANSWER, b"\0"], TIMEOUT_SECONDS[Phase.CLOSING], "aborted", [200, 400], id="closing"),
+        pytest.param([LAST, ANSWER], TIMEOUT_SECONDS[Phase.CLOSING], "aborted", [200], id="closing"),
+        pytest.param([GET, ANSWER, b"\0"], TIMEOUT_SECONDS[Phase.LINGERING], "aborted", [200, 400], id="lingering"),
     ],
 )
 def test_a_phase_ends_in_time(sent: list[bytes], seconds: float, ended: str, statuses: list[int]) -> None:
@@ -155,13 +161,13 @@ def test_every_phase_has_a_time_out_and_idle_has_a_setting() -> None:
     assert set(Phase) == {*TIMEOUT_SECONDS, Phase.IDLE}
 
 
-@pytest.mark.parametrize("after", [b"\0", LONG], ids=["no-http", "too-long"])
+@pytest.mark.parametrize(("after", "refused"), [(b"\0", 400), (LONG, 431)], ids=["no-http", "too-long"])
 @pytest.mark.parametrize("joined", [True, False], ids=["one-segment", "two-segments"])
-def test_what_follows_a_good_request_does_not_take_its_answer_away(after: bytes, joined: bool) -> None:
+def test_what_follows_a_good_request_does_not_take_its_answer_away(after: bytes, refused: int, joined: bool) -> None:
     async def main() -> None:
         made, transport = await connection([*([GET + after] if joined else [GET, after]), GET, ANSWER, ANSWER])
 
-        assert (transport.ended, transport.statuses) == ("closed", [200])
+        assert (transport.ended, transport.statuses) == ("half-closed", [200, refused])
 
         made.connection_lost(None)
 

@@ -15,14 +15,17 @@ MEMBERS = {
     "uvicorn.config:Config": "bind_socket configure_logging workers",
     "uvicorn.config": "STARTUP_FAILURE",
     "uvicorn.lifespan.on:LifespanOn": "state",
-    "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading resume_reading",
+    "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading read_paused resume_reading write_paused",
     "uvicorn.protocols.http.httptools_impl": "HttpToolsProtocol",
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (
         "_should_upgrade _start_asgi_task app_state connection_lost connection_made cycle data_received eof_received"
-        " flow headers logger loop on_response_complete parser pipeline scope server_state shutdown timeout_keep_alive"
-        " transport url"
+        " expect_100_continue flow headers loop on_header on_headers_complete on_message_complete"
+        " on_response_complete on_url parser pause_writing pipeline resume_writing scope server_state shutdown"
+        " timeout_keep_alive transport url"
     ),
-    "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": "keep_alive more_body response_complete scope",
+    "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": (
+        "disconnected keep_alive message_event more_body response_complete response_started scope"
+    ),
     "uvicorn.server:Server": ("__init__ config lifespan run server_state servers shutdown started startup"),
     "uvicorn.server:ServerState": "default_headers",
 }
@@ -39,6 +42,7 @@ RECEIVERS = {
 """What the variables and attributes of these names hold, wherever they stand."""
 
 SUBCLASSES = {
+    "Messages": "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol",
     "Protocol": "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol",
     "Server": "uvicorn.server:Server",
 }
@@ -82,8 +86,8 @@ def used(sources: list[Path]) -> dict[str, list[str]]:
             if isinstance(node, ast.ClassDef) and node.name in SUBCLASSES:
                 owner = SUBCLASSES[node.name]
                 touched = {attribute for receiver, attribute in attributes(node) if receiver in {"self", "super"}}
-                # What a class defines itself is uvicorn's only when it overrides something.
-                names[owner] |= (touched - defined(node)) | (defined(node) & has(owner))
+                # The rest is our own.
+                names[owner] |= (touched | defined(node)) & has(owner)
     return {owner: sorted(found) for owner, found in sorted(names.items())}
 
 

@@ -1,0 +1,172 @@
+"""Takes the bytes of a connection apart into requests: uvicorn's protocol, with bounds of size."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import httptools
+from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.http.heads import FRAMING, read_framing
+
+HEAD_LIMIT_BYTES: Final = 65_536
+TARGET_LIMIT_BYTES: Final = 8_192
+"""Of the request's target: RFC 9112, section 3, asks for 8,000."""
+
+FIELD_LIMIT: Final = 100
+"""Header lines of a request. Each costs time before anybody knows who sends it; browsers send twenty."""
+
+MESSAGE_LIMIT_BYTES: Final = 1_048_576
+"""All of a request: chunks, their extensions, trailers, and what is left of a body that was answered early."""
+
+HEAD_END: Final = b"\r\n\r\n"
+
+METHODS: Final = frozenset([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
+"""Those that clients are known to write in lower case."""
+
+VERSION_ERRORS: Final = {"Invalid HTTP version", "Pause on PRI/Upgrade"}
+"""What the parser says of a request line that is right but for its version."""
+
+
+class Messages(HttpToolsProtocol):
+    """uvicorn's protocol on httptools, as far as it takes bytes apart."""
+
+    # Per-connection state. Without a parser nothing more is read; uvicorn has it so when the connection is lost.
+    parser: Any
+    _last_bytes = b""
+    """The last three that came, where they may belong to HEAD_END."""
+
+    # Per-message state.
+    _framing_fields: list[tuple[bytes, bytes]]
+    _message_bytes = 0
+    """What came of a message that is not complete."""
+    _body_bytes = 0
+    """What is still to come of a body of known length."""
+    _keeps_alive_after_body = False
+    _method = b""
+    """The request's own, where the parser reads another."""
+
+    def _is_head_coming(self) -> bool:
+        """Whether the newest message has no cycle yet: uvicorn makes one when the head is complete."""
+        return self.cycle is None or self.cycle.scope is not self.scope
+
+    def _is_body_coming(self) -> bool:
+        return not self._is_head_coming() and self.cycle.more_body
+
+    def _next_end(self, data: bytes, start: int) -> int:
+        """Where a message or its head may end: so far a single call of the parser may go, and begins no second one."""
+        if self._body_bytes:
+            end = min(len(data), start + self._body_bytes)
+            self._body_bytes -= end - start
+            return end
+        if self._last_bytes:
+            found = (self._last_bytes + data[start : start + 3]).find(HEAD_END)
+            if found >= 0:
+                end = start + found + len(HEAD_END) - len(self._last_bytes)
+                self._last_bytes = b""
+                return end
+        found = data.find(HEAD_END, start)
+        if found >= 0:
+            self._last_bytes = b""
+            return found + len(HEAD_END)
+        self._last_bytes = (self._last_bytes + data[max(start, len(data) - 3) :])[-3:]
+        return len(data)
+
+    def _excess(self) -> HTTPException | None:
+        """The refusal of a message of more than HEAD_LIMIT_BYTES, if it may not have so many."""
+        if not self._is_body_coming():
+            return HTTPException(431)
+        if self._message_bytes > MESSAGE_LIMIT_BYTES:
+            return HTTPException(413, f"A request may have {MESSAGE_LIMIT_BYTES:,} bytes in all.")
+        return None
+
+    def _parse(self, data: bytes) -> HTTPException | None:
+        """Calls the parser, and returns the refusal that the bytes deserve, if any.
+
+        An upgrade that nobody offers is ignored (RFC 9110, section 7.8). The parser takes no body from such a request
+        and would read its body as the next request. A new parser therefore reads the head again, without its Upgrade,
+        and what follows it.
+
+        A method in lower case is another method (RFC 9110, section 9.1), which the parser takes for no HTTP. A new
+        parser reads another method instead, so that the application can say which ones there are.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserInvalidMethodError:
+                method, _, rest = data.partition(b" ")
+                if method.upper() not in METHODS or len(data) != self._message_bytes:
+                    return HTTPException(400)
+                self._method = method
+                self._start_parser()
+                data = b"POST " + rest
+                continue
+            except httptools.HttpParserError as error:
+                if isinstance(error.__context__, HTTPException):
+                    return error.__context__
+                return HTTPException(505 if str(error) in VERSION_ERRORS else 400)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    (end,) = upgrade.args
+                    self._start_parser()
+                    data = self._head_without_upgrade() + data[end:]
+                    continue
+                self.cycle.keep_alive = False
+            break
+        return None
+
+    def _start_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _should_upgrade(self) -> bool:
+        """Keeps uvicorn from beginning a request that is read again. A CONNECT is answered as it is."""
+        return self.scope["method"] != "CONNECT"
+
+    def _head_without_upgrade(self) -> bytes:
+        fields = b"".join([b"%s: %s\r\n" % field for field in self.scope["headers"] if field[0] != b"upgrade"])
+        line = f"{self.scope['method']} {self.url.decode('latin-1')} HTTP/{self.scope['http_version']}\r\n"
+        return line.encode("latin-1") + fields + b"\r\n"
+
+    # The parser's events. What they raise becomes the answer, see `_parse`.
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > TARGET_LIMIT_BYTES:
+            raise HTTPException(431)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        headers = self.headers
+        if len(headers) == FIELD_LIMIT:
+            raise HTTPException(431)
+        name = name.lower()
+        headers.append((name, value))
+        if name in FRAMING:
+            self._framing_fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        framing = read_framing(self.parser.get_http_version(), self._framing_fields)
+        self.expect_100_continue = framing.expects_continue
+        super().on_headers_complete()
+        if self._is_head_coming():
+            return  # It is read again, without its Upgrade.
+        if self._method:
+            self.scope["method"], self._method = self._method.decode(), b""
+        # Trailer fields go where nobody looks (RFC 9110, section 6.5.1).
+        self.headers = []
+        self._body_bytes = framing.length_bytes
+        # Answered early, these bodies would have to be read for as long as they come, or would never come.
+        if framing.is_chunked or framing.expects_continue or framing.length_bytes > MESSAGE_LIMIT_BYTES:
+            self._keeps_alive_after_body, self.cycle.keep_alive = self.cycle.keep_alive, False
+
+    def on_message_complete(self) -> None:
+        self._message_bytes = 0
+        self._framing_fields.clear()
+        if self._is_head_coming():
+            return
+        cycle = self.cycle
+        cycle.more_body = False
+        cycle.message_event.set()
+        if self._keeps_alive_after_body:
+            self._keeps_alive_after_body, cycle.keep_alive = False, not cycle.response_started
