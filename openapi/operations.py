@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
@@ -69,6 +70,8 @@ class Operation:
         self.operation_id: str = specification["operationId"]
         self.on_error = on_error
         self.handler = operation.function
+        # Whoever is not let in is told so one in a turn of the event loop, so that the others have their turns too.
+        self._refusal_turn = asyncio.Lock()
         self.authenticate = _authenticate(operation, pointer)
         for at, parent in ((pointer, specification), (pointer.rpartition("/")[0], path_item)):
             for keyword in {"callbacks", "servers"} & parent.keys():
@@ -164,17 +167,22 @@ class Operation:
         headers = _joined(scope["headers"])
         if not self.authenticate:
             return await self._answer(scope, receive, headers, None)
-        user = await self.authenticate(_bearer_token(headers), HTTPConnection(scope))
-        if user is None:
-            raise OAuthProblem(detail="The token is not valid.")
         admission: Admission | None = scope["state"].get("admission")
-        if admission is None:
-            return await self._answer(scope, receive, headers, user)
-        admission.enter(user)
+        try:
+            user = await self.authenticate(_bearer_token(headers), HTTPConnection(scope))
+            if user is None:
+                raise OAuthProblem(detail="The token is not valid.")
+            if admission:
+                admission.enter(user)
+        except Exception:
+            async with self._refusal_turn:
+                await asyncio.sleep(0)
+            raise
         try:
             return await self._answer(scope, receive, headers, user)
         finally:
-            admission.leave(user)
+            if admission:
+                admission.leave(user)
 
     async def _answer(
         self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], user: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -117,6 +118,38 @@ def test_only_a_token_of_somebody_opens(headers: list[tuple[str, str]], status: 
 
     assert service.request("GET", "/things", headers=headers).status == status
     assert [type(error) for error in service.errors] == [OAuthProblem] * (status == 401)
+
+
+@pytest.mark.requirement("SR-13", "SR-14")
+@pytest.mark.parametrize(
+    "token", [pytest.param(b"bad", id="strangers"), pytest.param(b"good", id="users without room")]
+)
+def test_who_is_not_let_in_is_told_so_one_in_a_turn_of_the_event_loop(token: bytes) -> None:
+    class Full:
+        def enter(self, _user: Any) -> None:
+            raise OAuthProblem
+
+    service = Service(with_security([{"a": []}]))
+    scope = {"type": "http", "method": "GET", "raw_path": b"/things", "query_string": b""}
+    scope["headers"] = [(b"authorization", b"Bearer " + token)]
+    told: list[int] = []
+
+    async def send(_message: Any) -> None:
+        pass
+
+    async def main() -> None:
+        asked = [
+            asyncio.ensure_future(service.app(scope | {"state": {"admission": Full()}}, None, send)) for _ in range(8)
+        ]
+        while not all(each.done() for each in asked):
+            before = len(service.errors)
+            await asyncio.sleep(0)
+            told.append(len(service.errors) - before)
+
+    asyncio.run(main())
+
+    assert sum(told) == 8
+    assert max(told) == 1
 
 
 def test_nothing_is_read_before_the_sender_is_known() -> None:
