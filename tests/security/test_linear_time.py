@@ -66,8 +66,10 @@ class Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self._is_closing
 
+    def write_eof(self) -> None: ...
+
     def can_write_eof(self) -> bool:
-        return False
+        return True
 
     def get_write_buffer_size(self) -> int:
         return 0
