@@ -54,7 +54,7 @@ class JoinedWrites:
         if self.is_closing():
             return
         self.flush()
-        if self._is_client_sending():
+        if self._is_client_sending() and self._transport.can_write_eof():
             self.is_lingering = True
             self.is_closing = lambda: True
             self._transport.write_eof()
