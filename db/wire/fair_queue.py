@@ -48,6 +48,10 @@ class FairQueue:
         """Whether the user may have one connection more."""
         return self.held.get(user, 0) < self.share or user == NOBODY
 
+    def will_have_turn(self, user: bytes) -> bool:
+        """Whether the user may have one more after all of theirs that wait."""
+        return self.held.get(user, 0) + len(self._lines.get(user, ())) < self.share or user == NOBODY
+
     def take(self, user: bytes) -> None:
         """Counts a connection that the user gets."""
         self.held[user] = self.held.get(user, 0) + 1

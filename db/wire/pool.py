@@ -295,15 +295,14 @@ class Pool:
         return self._acquire(NOBODY, math.inf, may_be_refused=False)
 
     async def _acquire(self, user: bytes, give_up_at: float, *, may_be_refused: bool) -> Connection:
-        has_turn = self._queue.has_turn(user)
-        if self._idle and has_turn:
+        if self._idle and self._queue.has_turn(user):
             self._queue.take(user)
             return self._idle.pop()
         if self._is_closed:
             raise PoolClosed("the pool is closed")
         if may_be_refused:
             self._make_room(user)
-        if has_turn:
+        if self._queue.will_have_turn(user):
             self._grow(self._queue.waiting + 1)
         seconds = None if give_up_at == math.inf else give_up_at - time.monotonic()
         return await self._queue.wait(user, seconds, may_be_refused=may_be_refused)
@@ -314,7 +313,8 @@ class Pool:
         Raises:
             QueueFull: too many others wait.
         """
-        at_once = self.limit - len(self._connections) + len(self._idle)
+        may_have = self._queue.share - self._queue.held.get(user, 0)
+        at_once = min(self.limit - len(self._connections) + len(self._idle), may_have)
         if self.waiting >= self._queue_size + at_once:
             self._queue.make_room(user)
 

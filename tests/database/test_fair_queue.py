@@ -144,12 +144,22 @@ def test_one_user_holds_half_of_the_connections_at_most(
     run(main)
 
 
+@pytest.mark.parametrize(("size", "made"), [(1, 1), (4, 2), (8, 4)])
+def test_no_more_connections_are_made_than_a_user_may_have(database_url: str, size: int, made: int) -> None:
+    async def main() -> None:
+        async with Pool(database_url, size=size, wait_seconds=10) as pool:
+            await asyncio.gather(*(pool.run("alice", NAP, (b"0.01",)) for _ in range(3 * size)))
+            assert pool.open == made
+
+    run(main)
+
+
 def test_a_user_with_little_to_do_does_not_wait_for_one_with_much(database_url: str) -> None:
     """The heavy user has half of the connections and a long line; the other's statement takes its own time."""
 
     async def main() -> None:
         async with Pool(database_url, size=4, wait_seconds=10, queue_size=12) as pool:
-            heavy = [asyncio.ensure_future(pool.run("alice", NAP, (b"0.2",))) for _ in range(16)]
+            heavy = [asyncio.ensure_future(pool.run("alice", NAP, (b"0.2",))) for _ in range(14)]
             await asyncio.sleep(0.1)
             loop = asyncio.get_running_loop()
             for _ in range(4):
@@ -169,10 +179,10 @@ def test_when_too_many_wait_the_heaviest_user_is_refused_and_others_come_in(data
             bobs = [asyncio.ensure_future(pool.run("bob", NAP, (b"0.1",))) for _ in range(3)]
             results = await asyncio.gather(*alices, return_exceptions=True)
 
-            assert Counter(map(type, results)) == {list: 5, Overloaded: 15}
+            assert Counter(map(type, results)) == {list: 4, Overloaded: 16}
             assert isinstance(results[0], list)
             assert [type(result) for result in await asyncio.gather(*bobs, return_exceptions=True)] == [list] * 3
-            assert (pool.refused, pool.errors) == (15, {})
+            assert (pool.refused, pool.errors) == (16, {})
 
     run(main)
 

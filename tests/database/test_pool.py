@@ -313,7 +313,7 @@ def test_what_libpq_refuses_to_send_closes_the_connection(database_url: str, pre
 
 def test_a_connection_that_a_network_dropped_in_silence_is_not_used_after_the_idle_time(database_url: str) -> None:
     async def main(proxy: Proxy) -> None:
-        async with Pool(proxy.url, size=2, max_idle_seconds=0.3) as pool:
+        async with Pool(proxy.url, size=4, max_idle_seconds=0.3) as pool:
             before = await pids_of(pool, NAP, 2)
             proxy.forget()
             await asyncio.sleep(0.5)
