@@ -263,7 +263,8 @@ class Protocol(Messages):
     def _count_held(self) -> None:
         """Tells the process how much it holds for this connection."""
         held_bytes = len(self._unparsed)
-        if self._message_bytes > LARGE_BYTES:
+        # The rest of a body that was answered early is not kept.
+        if self._message_bytes > LARGE_BYTES and (self._is_head_coming() or not self.cycle.response_complete):
             held_bytes += self._message_bytes
         if self.flow.write_paused:
             held_bytes += self.transport.written_bytes

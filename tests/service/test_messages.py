@@ -145,6 +145,17 @@ def test_an_idempotency_key_in_a_trailer_is_none(url: str) -> None:
     assert len(set(re.findall(rb"location: (\S+)", answers))) == 2
 
 
+@pytest.mark.requirement("SR-13")
+@pytest.mark.parametrize(("blank_lines", "answered"), [(2, [201, 200]), (1_000, [201])])
+def test_nothing_follows_a_body_in_chunks_whose_end_is_hard_to_tell(
+    url: str, blank_lines: int, answered: list[int]
+) -> None:
+    body = b'{"title":' + b"\r\n\r\n" * blank_lines + b'"x"}'
+    request = CREATE + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+
+    assert statuses(exchange(url, request + LAST)) == answered
+
+
 @pytest.mark.parametrize(("version", "continues"), [(b"1.1", True), (b"1.0", False)])
 def test_only_http_1_1_is_told_to_continue(url: str, version: bytes, continues: bool) -> None:
     request = (
