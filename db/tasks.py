@@ -58,13 +58,13 @@ class UserUnknown(Exception):
 
 @dataclass(slots=True)
 class User:
-    """The user of a request, as the token describes them: `sub`, and email and name if it has them."""
+    """The user of a token: `sub`, and email and name if it has them. Requests with one token share this object."""
 
     id: str
     email: str | None = None
     name: str | None = None
     is_recorded: bool = field(default=False, compare=False)
-    """Whether a write has recorded this token's email and name in the user's row. Then the next ones do not."""
+    """Whether a write has tried to record this token's email and name in the user's row. Then the next ones do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class Tasks:
 
         Raises:
             TaskNotFound: the user has no such task (404).
-            VersionMismatch: it is none of `versions` (412).
+            VersionMismatch: the task's version is not in `versions` (412).
         """
         rows = await self._change(
             REPLACE, user, task_id, versions,
@@ -226,7 +226,7 @@ class Tasks:
 
         Raises:
             TaskNotFound: the user has no such task (404).
-            VersionMismatch: it is none of `versions` (412).
+            VersionMismatch: the task's version is not in `versions` (412).
         """
         rows = await self._change(
             UPDATE, user, task_id, versions,
@@ -240,7 +240,7 @@ class Tasks:
 
         Raises:
             TaskNotFound: the user has no such task (404).
-            VersionMismatch: it is none of `versions` (412).
+            VersionMismatch: the task's version is not in `versions` (412).
         """
         rows = await self._change(TOGGLE, user, task_id, versions)
         return _task(rows[0])
@@ -250,7 +250,7 @@ class Tasks:
 
         Raises:
             TaskNotFound: the user has no such task (404).
-            VersionMismatch: it is none of `versions` (412).
+            VersionMismatch: the task's version is not in `versions` (412).
         """
         await self._change(DELETE, user, task_id, versions)
 
@@ -306,7 +306,7 @@ def _text(value: str | None) -> bytes | None:
 
 
 def _fingerprint(title: str, description: str | None) -> bytes:
-    """The SHA-256 of title and description, as PostgreSQL's text for `bytea`. JSON's spelling makes no difference."""
+    """The SHA-256 of title and description, however the JSON was spelled, as PostgreSQL's text for `bytea`."""
     return b"\\x" + sha256(json.dumps([title, description]).encode()).hexdigest().encode()
 
 

@@ -8,8 +8,8 @@
 
 Words that the modules share:
 
-claims       What PostgreSQL is told about the user before each statement: the role, the user's id (row-level security
-             goes by it), a time-out, and the time zone.
+claims       What PostgreSQL is told before a statement, or partly once for a session: the role, the user's id
+             (row-level security goes by it), a time-out, and the time zone.
 call         One statement with its values, for one user.
 outcome      What came of a call: its rows, or the exception that tells why there are none.
 exchange     The messages of one transaction, from the first call sent to the end of the server's answer.

@@ -102,7 +102,7 @@ class Exchange:
 class Connection:
     """A connection that runs one transaction at a time, each of its statements under one user's claims.
 
-    It is idle while it has no exchange, busy while it has one, and lost (`is_lost`) from its end on, whoever ended it:
+    It is idle while it has no exchange, busy while it has one, and lost (`is_lost`) as soon as either side ends it:
     then it is closed, or will be as soon as the server has been asked to cancel what it does.
 
     It is used on one event loop, which watches the socket as long as the connection lives: if the server closes an idle
@@ -163,7 +163,7 @@ class Connection:
 
         Raises:
             psycopg.Error: it did not work, or not in time.
-            TimeoutError: the server does not say which way claims travel.
+            TimeoutError: the server did not answer when asked how claims travel.
         """
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         self = cls(connection, prepare=False, claims=claims, statement_seconds=statement_seconds, on_lost=on_lost)
@@ -197,8 +197,8 @@ class Connection:
         TookTooLong  this call took longer than the others may have to wait for it
         RolledBack     another one failed
         SendRefused    libpq does not send this call; the connection is closed
-        NotSent        the connection was lost before
-        AnswerLost     it was lost now, or closed
+        NotSent        the connection was lost before the call was sent
+        AnswerLost     it was lost, or closed, while the answer was outstanding
         TimeoutError   not even the server's time-out arrived; the server is asked to cancel, the connection is lost
 
         The server cancels what takes longer than `statement_seconds`; if there are several calls, they have short
@@ -235,7 +235,7 @@ class Connection:
         self._close(AnswerLost("the connection was closed"))
 
     async def _find_claims(self) -> Claims:
-        # A pooler tells its clients of a process that is none of the server's.
+        # A pooler reports a process id that is not the server's.
         if await self.run(b"", SESSION_CLAIMS, (*self._limits, b"%d" % self._pgconn.backend_pid)):
             return "session"
         return "set_local" if await self.run(b"", HAS_CITUS, ()) else "set_config"
@@ -321,8 +321,8 @@ class Connection:
         try:
             self._pgconn.consume_input()
             if self._exchange is None or not self._take_results(self._exchange):
-                # More must come. uvloop tells once that a socket was reset, and never again, although what came before
-                # the reset is read first.
+                # More must come. uvloop reports a reset only once, and what arrived before it is read first: so the
+                # socket is asked for a reset here.
                 while self._is_reset.poll(0):
                     self._pgconn.consume_input()
         except psycopg.Error as error:
@@ -334,7 +334,7 @@ class Connection:
         while not pgconn.is_busy():
             result = pgconn.get_result()
             if result is None:
-                # This stands between two messages' results; after the last one stands the sync's.
+                # None separates two messages' results. After the last, the sync's result follows.
                 if pgconn.status != pq.ConnStatus.OK:
                     raise errors.OperationalError("the connection was lost")
                 continue
@@ -355,7 +355,7 @@ class Connection:
     def _take_tag(self, exchange: Exchange, result: PGresult) -> None:
         tag = result.command_status
         if not tag:
-            # It stays prepared even if what follows it fails.
+            # An empty tag confirms a prepare. The statement stays prepared even if a later message fails.
             self._prepared.add(exchange.preparing.pop(0))
         elif tag == b"COMMIT":
             exchange.is_committed = True

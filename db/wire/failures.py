@@ -16,7 +16,7 @@
         OutcomeUnknown       the change may have been made: the answer was lost (503)
 
 Callers of the pool see the last four, and the server's errors (`psycopg.errors`) that are a fault of ours (500) or
-that they know how to handle. All others stay in this package.
+that they know how to handle, and `SendRefused`, a fault of ours (500). All others stay in this package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Final
 import psycopg
 
 PAUSE_SECONDS: Final = 0.05
-"""Whatever cut off a connection may be about to cut off the next: the pause before a try that matters."""
+"""The pause before the last try after a lost answer, and before each try that finds out what was done."""
 
 
 class NoConnection(psycopg.OperationalError):
@@ -64,7 +64,7 @@ class AnswerLost(psycopg.OperationalError):
 
 
 class DatabaseUnavailable(Exception):
-    """The database cannot be reached, or every connection stays busy for too long. Becomes 503."""
+    """The database did not carry out the statement in time, or cannot now. Becomes 503."""
 
 
 class Overloaded(DatabaseUnavailable):
@@ -100,7 +100,7 @@ class Connections(Enum):
     CLOSE = auto()
     """It is closed, if it was not lost by itself."""
     CLOSE_IDLE = auto()
-    """So are all that are idle: the server ends, or is the primary no more."""
+    """This connection and all idle ones are closed: the server is ending, or no longer the primary."""
     UNPREPARE = auto()
     """It is closed, and nothing is prepared from now on: a pooler on the way keeps no prepared statements."""
 
@@ -113,12 +113,12 @@ class Failure:
     """Whether the statement may have been done; otherwise it certainly was not."""
     repeat: Repeat
     is_try: bool
-    """Whether it counts as a try, even while there is time left."""
+    """True: it uses up a try. False: it does so only once the waiting time is up."""
     connections: Connections
     outside: type[DatabaseUnavailable] | None
     """What callers see instead, unless it may have been done; None: the error itself."""
     metric: str | None = None
-    """What the metrics call it, where there is no SQLSTATE whose class they tell; None: they do not count it."""
+    """The name in the metrics of a failure without SQLSTATE. None: it is not counted."""
     keeps_out: bool = False
     """Whether the user's writes run alone for a while, because the next one would probably fail the same way."""
 
@@ -200,7 +200,7 @@ DEMOTED: Final = Failure(NOT, Repeat.ALWAYS, TRY, Connections.CLOSE_IDLE, Writes
 """A read-only transaction, where the URL names several servers and wants the primary: it is another one now."""
 
 FAULT: Final = Failure(NOT, Repeat.NEVER, TRY, Connections.KEEP, None, None, ALONE)
-"""All other SQLSTATEs tell of the statement, which is a fault of ours, or handled by the caller."""
+"""Every other error is about the statement: a fault of ours, or handled by the caller."""
 
 
 def find(error: psycopg.Error | TimeoutError, *, wants_primary: bool = False) -> Failure:
@@ -223,7 +223,7 @@ def judge(
 ) -> Verdict:
     """What follows from the failure of a statement that `writes` or only reads.
 
-    `repeatable` tells that its caller finds out whether a repeated write had been done before. `is_late` tells that the
+    With `repeatable`, the caller can tell whether an earlier try had succeeded. `is_late` tells that the
     time in which it may wait for a connection is up: every failure counts as a try from then on.
     """
     failure = find(error, wants_primary=wants_primary)

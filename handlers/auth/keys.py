@@ -93,7 +93,8 @@ class KeySet:
     async def find(self, key_id: object, algorithm: object) -> Sequence[jwt.PyJWK]:
         """Finds the keys with this id and algorithm; without an id, the only key for the algorithm.
 
-        An unknown key makes one new fetch: the issuer may have published it since the last one.
+        For an unknown key it waits for a running fetch, if any, and then for one new fetch: the issuer may have
+        published the key since.
 
         Raises:
             KeyUnknown: the issuer publishes no such key for this algorithm (401).

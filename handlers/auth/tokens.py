@@ -57,7 +57,7 @@ class _Verified:
 class Verifier:
     """Finds the user of a token. Verified tokens are remembered until they expire or a key is removed.
 
-    `hits` counts the tokens that were found remembered, `misses` those that had to be verified.
+    `hits` counts uses of a remembered token, `misses` the tokens that had to be verified.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Verifier:
         self._issuer = issuer
         self._audience = audience
         self._leeway_seconds = leeway_seconds
-        # The keys are digests, so that no token stays in memory longer than its request.
+        # The cache is indexed by digests, so that no token stays in memory longer than its request.
         self._verified: LRUCache[bytes, _Verified] = LRUCache(remembered_tokens)
         self.hits = self.misses = 0
 

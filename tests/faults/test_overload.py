@@ -69,7 +69,7 @@ class Measured:
         times = [
             f"{name} p50 {percentile(outcomes, 0.5) * 1000:.1f} ms, p99 {percentile(outcomes, 0.99) * 1000:.1f} ms"
             for name, outcomes in vars(self).items()
-            if name in {"unloaded", "accepted", "turned_away"}
+            if name in {"unloaded", "accepted", "turned_away"} and outcomes
         ]
         return (
             f"{rates}; {'; '.join(times)}; {len(self.accepted)} probes accepted, {len(self.turned_away)} refused; "

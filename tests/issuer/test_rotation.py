@@ -79,7 +79,7 @@ def test_rotation_refuses_no_valid_token_and_asks_for_keys_once_a_second_at_most
     }
     with (
         start_issuer(jwt_options) as issuer,
-        running(issuer.database_url, **issuer.settings("taskpact.env")) as url,
+        running(issuer.database_url, **issuer.settings("taskpact.env"), JWT_LEEWAY_SECONDS="0") as url,
     ):
         sessions = [issuer.sign_up("Alice"), issuer.sign_up("Bob")]
         tokens = [fetch_token(session) for session in sessions]
