@@ -82,7 +82,7 @@ def flood(wrk: str, url: str, path: str, connections: int, pause_seconds: float,
     """Requests, and among them refusals, in a second; each was answered."""
     variables = {
         "FLOOD_PATH": path,
-        "FLOOD_TOKEN": make_token("user-0", exp=int(time.time()) + 600),
+        "FLOOD_TOKEN": make_token("flooder", exp=int(time.time()) + 600),
         "FLOOD_PAUSE_MILLISECONDS": f"{pause_seconds * 1000:.0f}",
     }
     command = [wrk, "-t1", f"-c{connections}", f"-d{seconds}", "-s", str(FLOOD), "--timeout", "10", url]
@@ -99,7 +99,8 @@ async def overload(service: Service, ledger: Ledger, wrk: str, *, at_once: int, 
     """Offers so many times what the service sustains with `at_once` requests at any time."""
     url, process = service.url, psutil.Process(service.process.pid)
     requests = [request for number in range(PEOPLE) for request in work(url, f"user-{number}", ledger)]
-    path = requests[0].split(b" ")[1].decode()
+    # Somebody else than the people: they shall not meet the bound of one user's requests.
+    path = work(url, "flooder", ledger)[0].split(b" ")[1].decode()
     sent, refused = await asyncio.to_thread(flood, wrk, url, path, at_once, 0, 3)
     sustainable = sent - refused
     probes = Crowd(url, requests)
