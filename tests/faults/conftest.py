@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from db.schema.migrate import migrate
-from faults.ledger import COLUMNS, REPORT
+from faults import attackers, ledger
 from faults.postgres import Postgres
 from support.database import new_database
 
@@ -29,9 +29,10 @@ def database_url(postgres: Postgres) -> Iterator[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line for each scenario, with its counts."""
-    if REPORT:
-        widths = [max(map(len, column)) for column in zip(COLUMNS, *REPORT, strict=True)]
-        terminalreporter.section("faults")
-        for first, *rest in (COLUMNS, *REPORT):
-            cells = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
-            terminalreporter.write_line("  ".join((first.ljust(widths[0]), *cells)))
+    for name, table in (("faults", ledger), ("attackers", attackers)):
+        if table.REPORT:
+            widths = [max(map(len, column)) for column in zip(table.COLUMNS, *table.REPORT, strict=True)]
+            terminalreporter.section(name)
+            for first, *rest in (table.COLUMNS, *table.REPORT):
+                cells = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+                terminalreporter.write_line("  ".join((first.ljust(widths[0]), *cells)))

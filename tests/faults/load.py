@@ -49,11 +49,11 @@ class Answer:
 class Client:
     """Somebody with a token, on one connection at a time, which is kept and made again when it was lost."""
 
-    def __init__(self, url: str, user_id: str) -> None:
+    def __init__(self, url: str, user_id: str, token: str | None = None) -> None:
         address = urlsplit(url)
         self._host, self._port = address.hostname, address.port
         self.user_id = user_id
-        token = make_token(user_id, exp=int(time.time()) + 86_400)
+        token = token or make_token(user_id, exp=int(time.time()) + 86_400)
         self._head = f"Host: {address.netloc}\r\nAuthorization: Bearer {token}\r\n"
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 

@@ -58,9 +58,8 @@ class Service:
 def serving(database_url: str, log: Path, **variables: str) -> Iterator[Service]:
     """The service as its command runs it, a process of its own that logs to `log`."""
     url = f"http://127.0.0.1:{variables.get('PORT') or free_port()}"
-    environment = (
-        os.environ | {"DATABASE_URL": database_url, "JWT_SECRET": SECRET, "PORT": url.rpartition(":")[2]} | variables
-    )
+    keys = {} if "JWT_JWKS_URL" in variables else {"JWT_SECRET": SECRET}
+    environment = os.environ | {"DATABASE_URL": database_url, "PORT": url.rpartition(":")[2]} | keys | variables
     with log.open("wb") as stderr:
         process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=environment, stderr=stderr)
     try:
@@ -72,7 +71,10 @@ def serving(database_url: str, log: Path, **variables: str) -> Iterator[Service]
         yield Service(url, process)
     finally:
         process.terminate()
-        process.wait(START_SECONDS)
+        try:
+            process.wait(START_SECONDS)
+        finally:
+            process.kill()
 
 
 @contextmanager
