@@ -113,6 +113,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[Connection]] = set()
+        self._failed_to_connect = False
         self._queue = FairQueue(max(1, size // 2), self._release)
         self._writes = GroupCommit(self._take_idle, self._acquire_shared, self._run_on)
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -348,11 +349,17 @@ class Pool:
             if connection.is_lost:
                 raise NotSent("the connection was lost")
         except (psycopg.Error, TimeoutError) as error:
-            if not self._connections:
-                # There is nothing to wait for. Where only the new session was ended, another one may live.
-                is_ended = find(error).repeat is Repeat.ALWAYS
-                self._queue.end(NotSent(str(error)) if is_ended else NoConnection(str(error)))
+            if self._connections or self._connecting:
+                return
+            # There is nothing to wait for. Yet it may be that only the new session was ended: psycopg does not always
+            # tell, so one failure is tried again.
+            if find(error).repeat is Repeat.ALWAYS or not self._failed_to_connect:
+                self._grow(self.waiting)
+            else:
+                self._queue.end(NoConnection(str(error)))
+            self._failed_to_connect = True
             return
+        self._failed_to_connect = False
         self._claims = connection.claims
         # Others may have found out meanwhile that nothing can be prepared.
         connection.prepare = self._prepare

@@ -19,7 +19,7 @@ from psycopg import errors
 from db.statements import Statement
 from db.tasks import Tasks, User
 from db.wire.connection import Connection
-from db.wire.failures import DatabaseUnavailable, OutcomeUnknown, SendRefused, WritesUnavailable
+from db.wire.failures import AnswerLost, DatabaseUnavailable, OutcomeUnknown, SendRefused, WritesUnavailable
 from db.wire.pool import MAX_AGE_JITTER, Pool, connection_parameters, with_jitter
 from support.connections import FAIL, SLEEP, WHO, active, run, until
 from support.proxy import Proxy
@@ -232,10 +232,20 @@ def test_however_many_sessions_end_a_statement_is_run_until_its_time_is_up(
     run(main)
 
 
+@pytest.mark.parametrize(
+    "ends",
+    [
+        [errors.AdminShutdown(), errors.AdminShutdown()],
+        # As psycopg tells it of a session that had not begun: it does not know the SQLSTATE.
+        [psycopg.OperationalError("connection failed: FATAL:  terminating connection due to administrator command")],
+        [AnswerLost("server closed the connection unexpectedly")],
+    ],
+    ids=["twice", "before it began", "without a word"],
+)
 def test_a_session_that_is_ended_while_it_is_made_is_made_again(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch, ends: list[psycopg.Error]
 ) -> None:
-    connect, ended = Connection.connect, [errors.AdminShutdown(), errors.AdminShutdown()]
+    connect, ended = Connection.connect, [*ends]
 
     async def end_some(*arguments: object, **options: object) -> Connection:
         if ended:
