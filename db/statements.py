@@ -12,7 +12,7 @@ Writes have the form `with changed as (update ... returning ...) select ...`, be
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -93,7 +93,7 @@ class Statement:
         unique = f"{name}_{sha256(sql.encode()).hexdigest()[:12]}"
         return cls(unique.encode(), sql.encode(), tuple(dict.fromkeys(order)), writes)
 
-    def values(self, **named: bytes | None) -> list[bytes | None]:
+    def values(self, named: Mapping[str, bytes | None]) -> list[bytes | None]:
         """The parameters' values, in the statement's order."""
         return [named[name] for name in self.parameters]
 

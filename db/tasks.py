@@ -11,7 +11,7 @@ import json
 from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import uuid_utils
 from psycopg import errors
@@ -67,8 +67,7 @@ class User:
     """Whether a write has tried to record this token's email and name in the user's row. Then the next ones do not."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRow:
+class TaskRow(NamedTuple):
     """A task: its JSON as PostgreSQL wrote it, and its version, of which the entity tag is made."""
 
     json: bytes
@@ -120,13 +119,13 @@ class Tasks:
     async def page(self, user: User, *, limit: int, cursor: str | None, completed: bool | None) -> Page:
         """The newest `limit` tasks, or those older than the task `cursor`; `completed` filters unless it is None."""
         statement = LIST[completed is not None, cursor is not None]
-        values = statement.values(
-            user_id=user.id.encode(),
-            completed=BOOLEANS[completed],
-            cursor=cursor.encode() if cursor else None,
-            limit=b"%d" % (limit + 1),
-        )
-        rows = await self._pool.run(user.id, statement, values)
+        values = {
+            "user_id": user.id.encode(),
+            "completed": BOOLEANS[completed],
+            "cursor": cursor.encode() if cursor else None,
+            "limit": b"%d" % (limit + 1),
+        }
+        rows = await self._pool.run(user.id, statement, statement.values(values))
         if not rows:
             await self._check_user(user)
         items = [task for task, _ in rows[:limit] if task is not None]
@@ -159,7 +158,7 @@ class Tasks:
         except errors.UniqueViolation:
             # The first answer was lost, and the statement was run again. The first run had created the task: no other
             # has its id, which was made above. So the task is read.
-            rows = await self._pool.run(user.id, GET, GET.values(**values), may_be_done=True)
+            rows = await self._pool.run(user.id, GET, GET.values(values), may_be_done=True)
         except errors.ForeignKeyViolation:
             if not self._provision_users:
                 raise UserUnknown from None
@@ -183,7 +182,7 @@ class Tasks:
         Raises:
             TaskNotFound: the user has no such task (404).
         """
-        values = GET.values(user_id=user.id.encode(), task_id=task_id.encode())
+        values = GET.values({"user_id": user.id.encode(), "task_id": task_id.encode()})
         rows = await self._pool.run(user.id, GET, values)
         if not rows:
             await self._check_user(user)
@@ -268,7 +267,7 @@ class Tasks:
         rows = await self._write(statements, user, values)
         if not rows:
             # Only here is a second round trip needed, to tell the possible failures apart.
-            if versions is not None and await self._pool.run(user.id, TASK_EXISTS, TASK_EXISTS.values(**values)):
+            if versions is not None and await self._pool.run(user.id, TASK_EXISTS, TASK_EXISTS.values(values)):
                 raise VersionMismatch
             await self._check_user(user)
             raise TaskNotFound
@@ -286,10 +285,10 @@ class Tasks:
         values["user_id"] = user.id.encode()
         if not self._provision_users or user.is_recorded:
             statement = statements[False]
-            return await self._pool.run(user.id, statement, statement.values(**values), repeatable=repeatable)
+            return await self._pool.run(user.id, statement, statement.values(values), repeatable=repeatable)
         statement = statements[True]
         values |= {"email": _text(user.email), "name": _text(user.name)}
-        rows = await self._pool.run(user.id, statement, statement.values(**values), repeatable=repeatable)
+        rows = await self._pool.run(user.id, statement, statement.values(values), repeatable=repeatable)
         user.is_recorded = True
         return rows
 
@@ -297,7 +296,7 @@ class Tasks:
         """Raises UserUnknown if users are not provisioned and the user has no row. Called when no task was found."""
         if not self._provision_users:
             statement = USER_EXISTS
-            if not await self._pool.run(user.id, statement, statement.values(user_id=user.id.encode())):
+            if not await self._pool.run(user.id, statement, statement.values({"user_id": user.id.encode()})):
                 raise UserUnknown
 
 

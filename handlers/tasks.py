@@ -6,6 +6,7 @@ The engine has already checked the request against the contract, so nothing is v
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -139,7 +140,12 @@ async def toggle_task_completion(
 
 
 def _path(user: User, task_id: str) -> str:
-    return f"/api/{quote(user.id, safe='')}/tasks/{task_id}"
+    return f"/api/{_encoded(user.id)}/tasks/{task_id}"
+
+
+@lru_cache(maxsize=1_000)
+def _encoded(user_id: str) -> str:
+    return quote(user_id, safe="")
 
 
 def _changed(task: TaskRow, prefer: str | None, content_headers: dict[str, str] | None = None) -> ConnexionResponse:

@@ -235,9 +235,11 @@ class Operation:
             value = parameter.read(path_values[parameter.name])
             if parameter.argument in wanted:
                 arguments[parameter.argument] = value
-        fields = read_query(query) if query else {}
-        if unknown := fields.keys() - self.query_names:
-            raise InvalidRequest.parameter(min(unknown), "there is no such parameter")
+        fields: dict[str, str] = {}
+        if query:
+            fields = read_query(query)
+            if unknown := fields.keys() - self.query_names:
+                raise InvalidRequest.parameter(min(unknown), "there is no such parameter")
         for parameter in self.query_parameters:
             value = parameter.read(fields.get(parameter.name))
             if value is not ABSENT and parameter.argument in wanted:

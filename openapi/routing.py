@@ -8,6 +8,7 @@ leaves: the operation's id in `scope["extensions"]["connexion_routing"]`, the pa
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -67,9 +68,10 @@ class Paths(AbstractRoutingAPI[AbstractOperation]):
     def __init__(self, specification: Specification, **options: Any) -> None:
         self.by_pattern: dict[str, Path] = {}
         super().__init__(specification, **options)
+        self.by_depth: defaultdict[int, list[Path]] = defaultdict(list)
         # Concrete paths are matched before templated ones (OpenAPI 3.0.3, "Paths Object").
-        self.depths = {path.depth for path in self.by_pattern.values()}
-        self.ordered = sorted(self.by_pattern.values(), key=lambda path: len(path.names))
+        for path in sorted(self.by_pattern.values(), key=lambda path: len(path.names)):
+            self.by_depth[path.depth].append(path)
 
     def make_operation(self, operation: AbstractOperation) -> AbstractOperation:
         return operation
@@ -90,13 +92,15 @@ class Paths(AbstractRoutingAPI[AbstractOperation]):
 
     def match(self, path: str) -> tuple[Path, dict[str, str]] | None:
         """The contract's path for one that was sent, and its parameters' values, decoded; None where there is none."""
-        if len(path) > PATH_LIMIT_BYTES or path.count("/") not in self.depths:
+        candidates = self.by_depth.get(path.count("/"), ())
+        if len(path) > PATH_LIMIT_BYTES or not candidates:
             return None
-        if "%" in path:
+        if is_encoded := "%" in path:
             path = _normal(path)
-        for known in self.ordered:
+        for known in candidates:
             if found := known.pattern.fullmatch(path):
-                return known, dict(zip(known.names, map(decode_segment, found.groups()), strict=True))
+                values = map(decode_segment, found.groups()) if is_encoded else found.groups()
+                return known, dict(zip(known.names, values, strict=True))
         return None
 
 

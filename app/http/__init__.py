@@ -2,6 +2,7 @@
 
 protocol    one connection: its phases, and how long each may take
 messages    how its bytes become requests; how many there may be
+cycle       one request and its answer
 heads       what a request's head must say
 refusals    answers to what never becomes a request
 transport   what a connection writes through

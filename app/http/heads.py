@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from starlette.exceptions import HTTPException
 
@@ -21,19 +21,12 @@ FRAMING: Final = frozenset([b"host", b"content-length", b"transfer-encoding", b"
 """The fields that `read_framing` looks at, so that it need not look for them among all others."""
 
 
-class Framing(NamedTuple):
-    """How a request's body comes."""
-
-    length_bytes: int = 0
-    is_chunked: bool = False
-    expects_continue: bool = False
-
-
-NO_BODY: Final = Framing()
+Framing = tuple[int, bool, bool]
+"""The length of the body in bytes, whether it comes in chunks, and whether the client waits for 100 (Continue)."""
 
 
 def read_framing(version: str, fields: list[tuple[bytes, bytes]]) -> Framing:
-    """Reads those of a head's fields that are in `FRAMING`.
+    """Reads those of a head's fields that are in `FRAMING`: how the request's body comes.
 
     Raises:
         HTTPException: 505 for another version than HTTP/1.1 and HTTP/1.0, 400 for none, several or invalid hosts
@@ -41,23 +34,22 @@ def read_framing(version: str, fields: list[tuple[bytes, bytes]]) -> Framing:
     """
     if version not in VERSIONS:
         raise HTTPException(505)
-    hosts = 0
-    framing = NO_BODY
+    hosts, length_bytes, is_chunked, expects_continue = 0, 0, False, False
     for name, value in fields:
         if name == b"host":
             hosts += 1
             if len(value) > HOST_LIMIT_BYTES or not _is_host(value):
                 raise HTTPException(400)
         elif name == b"content-length":
-            framing = framing._replace(length_bytes=int(value))
+            length_bytes = int(value)
         elif name == b"transfer-encoding":
             _check_coding(version, value)
-            framing = framing._replace(is_chunked=True)
+            is_chunked = True
         elif value.lower() == b"100-continue" and version == "1.1":
-            framing = framing._replace(expects_continue=True)
+            expects_continue = True
     if hosts > 1 or (not hosts and version == "1.1"):
         raise HTTPException(400)
-    return framing
+    return length_bytes, is_chunked, expects_continue
 
 
 @lru_cache(maxsize=64)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import unquote
 
 import httptools
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.http.cycle import Cycle
 from app.http.heads import FRAMING, read_framing
 
 HEAD_LIMIT_BYTES: Final = 65_536
@@ -158,20 +160,34 @@ class Messages(HttpToolsProtocol):
             self._framing_fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        framing = read_framing(self.parser.get_http_version(), self._framing_fields)
-        self.expect_100_continue = framing.expects_continue
-        super().on_headers_complete()
-        cycle = self.cycle
-        if cycle is None or cycle.scope is not self.scope:
-            return  # It is read again, without its Upgrade.
+        """Begins to answer the request, or lets it wait for the answer to the one ahead."""
+        version = self.parser.get_http_version()
+        length_bytes, is_chunked, expects_continue = read_framing(version, self._framing_fields)
+        self.scope |= {"method": self.parser.get_method().decode(), "http_version": version}
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return
         if self._method:
             self.scope["method"], self._method = self._method.decode(), b""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode()
+        self.scope |= {
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self.root_path.encode() + url.path,
+            "query_string": url.query or b"",
+        }
+        ahead, keeps_alive = self.cycle, version == "1.1" and self.parser.should_keep_alive()
+        # Answered early, these bodies would have to be read for as long as they come, or would never come.
+        if is_chunked or expects_continue or length_bytes > MESSAGE_LIMIT_BYTES:
+            self._keeps_alive_after_body, keeps_alive = keeps_alive, False
+        self._body_bytes = length_bytes
         # Trailer fields go where nobody looks (RFC 9110, section 6.5.1).
         self.headers = []
-        self._body_bytes = framing.length_bytes
-        # Answered early, these bodies would have to be read for as long as they come, or would never come.
-        if framing.is_chunked or framing.expects_continue or framing.length_bytes > MESSAGE_LIMIT_BYTES:
-            self._keeps_alive_after_body, cycle.keep_alive = cycle.keep_alive, False
+        self.cycle = Cycle(self, expects_continue=expects_continue, keeps_alive=keeps_alive)
+        if ahead is None or ahead.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_message_complete(self) -> None:
         self._message_bytes = 0

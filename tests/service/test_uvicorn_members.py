@@ -12,21 +12,22 @@ from pathlib import Path
 import app.http
 
 MEMBERS = {
-    "uvicorn.config:Config": "bind_socket configure_logging workers",
     "uvicorn.config": "STARTUP_FAILURE",
+    "uvicorn.config:Config": "bind_socket configure_logging workers",
     "uvicorn.lifespan.on:LifespanOn": "state",
     "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading read_paused resume_reading write_paused",
-    "uvicorn.protocols.http.httptools_impl": "HttpToolsProtocol",
+    "uvicorn.protocols.http.httptools_impl": "HttpToolsProtocol RequestResponseCycle STATUS_LINE",
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (
-        "_should_upgrade _start_asgi_task app_state connection_lost connection_made cycle data_received eof_received"
-        " expect_100_continue flow headers loop on_header on_headers_complete on_message_complete"
-        " on_response_complete on_url parser pause_writing pipeline resume_writing scope server_state shutdown"
-        " timeout_keep_alive transport url"
+        "_should_upgrade _start_asgi_task access_logger app app_state connection_lost connection_made cycle"
+        " data_received eof_received flow headers logger loop on_header on_headers_complete on_message_complete"
+        " on_response_complete on_url parser pause_writing pipeline resume_writing root_path scope server_state"
+        " shutdown timeout_keep_alive transport url"
     ),
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": (
-        "disconnected keep_alive message_event more_body response_complete response_started scope"
+        "__init__ chunked_encoding default_headers disconnected expected_content_length flow keep_alive message_event"
+        " more_body response_complete response_started scope send transport waiting_for_100_continue"
     ),
-    "uvicorn.server:Server": ("__init__ config lifespan run server_state servers shutdown started startup"),
+    "uvicorn.server:Server": "__init__ config lifespan run server_state servers shutdown started startup",
     "uvicorn.server:ServerState": "default_headers",
 }
 """Modules and their classes, each with the names that are used. The bound of uvicorn in pyproject.toml is for these."""
@@ -35,6 +36,7 @@ RECEIVERS = {
     "config": "uvicorn.config:Config",
     "cycle": "uvicorn.protocols.http.httptools_impl:RequestResponseCycle",
     "flow": "uvicorn.protocols.http.flow_control:FlowControl",
+    "protocol": "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol",
     "lifespan": "uvicorn.lifespan.on:LifespanOn",
     "server": "uvicorn.server:Server",
     "server_state": "uvicorn.server:ServerState",
@@ -42,6 +44,7 @@ RECEIVERS = {
 """What the variables and attributes of these names hold, wherever they stand."""
 
 SUBCLASSES = {
+    "Cycle": "uvicorn.protocols.http.httptools_impl:RequestResponseCycle",
     "Messages": "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol",
     "Protocol": "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol",
     "Server": "uvicorn.server:Server",
