@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import structlog
 import yaml
 from connexion.middleware import ConnexionMiddleware
@@ -30,9 +29,9 @@ from app.http.middleware import Cors, RequestLog, security_headers
 from app.http.refusals import Refusals
 from app.observe.logs import configure_logs, request_logger
 from app.observe.metrics import Metrics, new_metrics
-from app.pages import EXCEPTIONS, ROUTES, WholeFiles, contract_routes, policies, to_starlette
+from app.pages import EXCEPTIONS, ROUTES, Rooted, WholeFiles, contract_routes, policies, to_starlette
 from app.probes import Readiness
-from app.settings import Settings, SettingsError, read_settings
+from app.settings import Settings, SettingsError, issuer_tls, read_settings
 from db.schema.checks import check_database
 from db.tasks import Tasks
 from db.wire.pool import Pool
@@ -54,31 +53,19 @@ CORS_MAX_AGE_SECONDS = 600
 QUEUED_PER_CONNECTION = 3
 """A request waits for at most this many statements of others: an answer takes at most four times as long."""
 
-REQUEST_HEADERS = (
-    "Authorization",
-    "Content-Type",
-    "Idempotency-Key",
-    "If-Match",
-    "If-None-Match",
-    "Prefer",
-    "Traceparent",
-    "X-Request-Id",
-)
-"""Request headers that scripts of another origin may send, beside those that every page may."""
-
 RESPONSE_HEADERS = (
+    "Accept-Encoding",
     "Accept-Patch",
     "Allow",
     "Content-Location",
     "ETag",
     "Link",
     "Location",
-    "Preference-Applied",
     "Retry-After",
     "WWW-Authenticate",
     "X-Request-Id",
 )
-"""Response headers that these scripts may read, beside those that every page may."""
+"""Response headers that scripts of another origin may read, beside those that every page may."""
 
 
 class StartRefused(Exception):
@@ -93,22 +80,29 @@ def create_app(settings: Settings) -> ASGIApp:
         UnsupportedConstruct: the contract says something that the engine does not implement.
     """
     metrics = new_metrics() if settings.metrics_port else None
-    tracing = _tracing()
+    root_path = settings.root_path
+    tracing = _tracing(root_path)
     on_error = to_starlette(problems.answer)
     documentation = SwaggerUIOptions(serve_spec=False, swagger_ui_path="/docs")
     # From the outside in. Connexion has errors and Swagger UI before its router; here they stand behind the contract,
     # so that requests for operations do not pass through them: that saves 12 us, a seventh of a read.
     middlewares: list[Any] = [
-        partial(RoutingMiddleware, on_error=problems.answer),
-        partial(ContractMiddleware, on_error=problems.answer, state_names=("tasks",)),
+        partial(RoutingMiddleware, on_error=problems.answer, root_path=root_path),
+        partial(
+            ContractMiddleware,
+            on_error=problems.answer,
+            state_names=("root_path", "tasks"),
+            outer_headers=("x-request-id",),
+        ),
         partial(ExceptionMiddleware, handlers=dict.fromkeys(EXCEPTIONS, on_error)),
         WholeFiles,
+        partial(Rooted, root_path=root_path),
         SwaggerUIMiddleware,
         LifespanMiddleware,
     ]
     connexion_app = ConnexionMiddleware(
         # A redirect to the path without its slash would go to whatever host the client names.
-        Router([*probes.ROUTES, *ROUTES, *contract_routes(CONTRACT)], redirect_slashes=False),
+        Router([*probes.ROUTES, *ROUTES, *contract_routes(CONTRACT, root_path)], redirect_slashes=False),
         lifespan=_lifespan(settings, metrics, tracing),
         middlewares=middlewares,
         swagger_ui_options=documentation,
@@ -120,7 +114,8 @@ def create_app(settings: Settings) -> ASGIApp:
             app,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=REQUEST_HEADERS,
+            # Libraries for tracing add headers to each request, each its own. The origins are trusted by name.
+            allow_headers=["*"],
             allow_credentials=True,
             expose_headers=RESPONSE_HEADERS,
             max_age=CORS_MAX_AGE_SECONDS,
@@ -132,7 +127,7 @@ def create_app(settings: Settings) -> ASGIApp:
         app,
         *[observe for observe in observers if observe],
         hsts_seconds=settings.hsts_seconds,
-        policies=policies(documentation),
+        policies=policies(documentation, root_path),
     )
 
 
@@ -192,6 +187,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
                     "held_bytes": HeldBytes(),
                     "readiness": Readiness(probe_pool),
                     "refusals": Refusals(security_headers(hsts_seconds=settings.hsts_seconds)),
+                    "root_path": settings.root_path,
                     "tasks": Tasks(pool, provision_users=settings.provision_users),
                     "verifier": verifier,
                 }
@@ -205,7 +201,7 @@ def _lifespan(settings: Settings, metrics: Metrics | None, tracing: Tracing | No
     return lifespan
 
 
-def _tracing(variables: Mapping[str, str] = os.environ) -> Tracing | None:
+def _tracing(root_path: str, variables: Mapping[str, str] = os.environ) -> Tracing | None:
     """Tracing, where the environment names a collector and does not switch it off."""
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     is_off = variables.get("OTEL_TRACES_EXPORTER") == "none" or variables.get("OTEL_SDK_DISABLED", "").lower() == "true"
@@ -219,7 +215,7 @@ def _tracing(variables: Mapping[str, str] = os.environ) -> Tracing | None:
     paths: dict[str, dict[str, Any]] = yaml.safe_load(CONTRACT.read_bytes())["paths"]
     return Tracing(
         {
-            operation["operationId"]: path
+            operation["operationId"]: root_path + path
             for path, item in paths.items()
             for operation in item.values()
             if "operationId" in operation
@@ -232,6 +228,6 @@ async def _keys(settings: Settings) -> AsyncIterator[Keys]:
     if settings.jwt_secret:
         yield SharedSecret(settings.jwt_secret.reveal().encode())
     elif settings.jwt_jwks_url:
-        yield KeySet(settings.jwt_jwks_url, httpx.create_ssl_context())
+        yield KeySet(settings.jwt_jwks_url, issuer_tls(settings.jwt_jwks_url))
     else:
         raise SettingsError("JWT_SECRET or JWT_JWKS_URL must be set: there is no default secret")

@@ -8,28 +8,35 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from ipaddress import ip_address
+from socket import socket
 from tempfile import NamedTemporaryFile
 
 import click
 import jwt
+import structlog
 from sqlalchemy.exc import DBAPIError
 
+from app.http.listeners import CannotListen, bound
 from app.observe.logs import configure_logs
 from app.observe.metrics import metrics_server
-from app.settings import Settings, SettingsError, read_settings
+from app.settings import Settings, SettingsError, issuer_tls, names_passed_over, read_settings
 from db.embedded import EmbeddedUnavailable, embedded_server
-from db.schema.checks import Check, check_database, inspect_database
+from db.schema.checks import Check, check_database
 from db.schema.engine import explain
+from db.schema.fitness import DatabaseUnfit
 from db.schema.migrate import MigrationBlocked, migrate, migration_sql
+from db.schema.recommendations import inspect_database
 from db.schema.version import SchemaMismatch
 from handlers.auth.issuer import KeySetRefused, fetch_keys
 from handlers.auth.keys import IGNORED_SHOWN
+
+logger = structlog.get_logger()
 
 TRIAL_USER = "demo"
 TOKEN_TTL_SECONDS = 86_400
@@ -48,7 +55,7 @@ class Commands(click.Group):
             message = f"the database refused: {explain(error)}"
         except SchemaMismatch as error:
             message = f"the database's schema is none that this release knows: {error}"
-        except (SettingsError, EmbeddedUnavailable, MigrationBlocked) as error:
+        except (SettingsError, CannotListen, EmbeddedUnavailable, DatabaseUnfit, MigrationBlocked) as error:
             message = str(error)
         raise click.ClickException(" ".join(message.split()))
 
@@ -68,14 +75,20 @@ def serve(**given: object) -> None:
     # Worker processes read their settings from the environment, so the options go there.
     os.environ.update({name.upper(): str(value) for name, value in given.items() if value is not None})
     settings = read_settings()
+    if settings.jwt_jwks_url:
+        issuer_tls(settings.jwt_jwks_url)
     configure_logs(settings.log_level, settings.log_format)
+    for name in names_passed_over():
+        logger.warning("variable_passed_over", name=name, reason="the cluster set it to the address of a service")
 
     # uvicorn ends by raising its signal again. That must not end this process before the embedded database is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    port = _free_port(settings.host, settings.port)
-    if settings.metrics_port:
-        _free_port(settings.host, settings.metrics_port)
-    with _database(settings) as url:
+    metrics_port = settings.metrics_port
+    with (
+        bound(settings.host, settings.port) as listeners,
+        metrics_server(settings.host, metrics_port) if metrics_port else nullcontext(),
+        _database(settings) as url,
+    ):
         for check in check_database(url):
             if not check.passed:
                 raise click.ClickException(f"{check.name}: {check.detail}")
@@ -83,9 +96,8 @@ def serve(**given: object) -> None:
             os.environ["DATABASE_URL"] = url
             if settings.jwt_jwks_url is None:
                 os.environ["JWT_SECRET"] = _secret(settings)
-                _greet(settings, port)
-        with metrics_server(settings.host, settings.metrics_port) if settings.metrics_port else nullcontext():
-            _run(settings, port)
+                _greet(settings, listeners[0])
+        _run(settings, listeners)
 
 
 @main.command("migrate")
@@ -128,7 +140,10 @@ def check() -> None:
     checks: list[Check] = []
     try:
         settings = read_settings()
-        checks.append(Check("settings", True, "complete"))
+        if settings.jwt_jwks_url:
+            issuer_tls(settings.jwt_jwks_url)
+        passed_over = [f"{name} is passed over: the cluster set it" for name in names_passed_over()]
+        checks.append(Check("settings", True, "; ".join(["complete", *passed_over])))
         with _database(settings) as url:
             checks += check_database(url)
             if checks[-1].passed:
@@ -150,24 +165,12 @@ def check() -> None:
     sys.exit(not all(row.passed for row in checks))
 
 
-def _free_port(host: str, port: int) -> int:
-    """Returns the port to listen on, or a free one for port 0. A taken port fails here, before anything is started."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise click.ClickException(f"cannot listen on {host}, port {port}: {error.strerror}") from None
-        free: int = listener.getsockname()[1]
-    return free
-
-
-def _run(settings: Settings, port: int) -> None:
+def _run(settings: Settings, listeners: list[socket]) -> None:
     from app.http.server import server_config  # noqa: PLC0415 - the other commands are quicker without Connexion
     from app.http.workers import serve  # noqa: PLC0415
 
-    config = server_config(settings, "app.application:from_environment", port=port)
-    serve(config, drain_seconds=settings.drain_seconds)
+    config = server_config(settings, "app.application:from_environment")
+    serve(config, listeners, drain_seconds=settings.drain_seconds)
 
 
 @contextmanager
@@ -215,9 +218,11 @@ def _token(settings: Settings, sub: str, ttl_seconds: int) -> str:
     return jwt.encode(claims, _secret(settings), "HS256")
 
 
-def _greet(settings: Settings, port: int) -> None:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{port}"
+def _greet(settings: Settings, listener: socket) -> None:
+    address, port = listener.getsockname()[:2]
+    # Nobody can connect to `0.0.0.0` and `::` everywhere: they mean all addresses of this machine.
+    host = "localhost" if ip_address(address).is_unspecified else settings.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     bearer = _token(settings, TRIAL_USER, TOKEN_TTL_SECONDS)
     click.echo(
         f"Taskpact runs on {url}, with its documentation on {url}/docs/. Its data is in {settings.data_dir}.\n"
@@ -234,7 +239,7 @@ def _check_keys(settings: Settings) -> list[Check]:
         kept = "a shared secret, HS256" if settings.jwt_secret else f"a secret kept in {settings.data_dir}"
         return [Check("keys", True, kept)]
     try:
-        fetched = fetch_keys(settings.jwt_jwks_url)
+        fetched = fetch_keys(settings.jwt_jwks_url, issuer_tls(settings.jwt_jwks_url))
     except KeySetRefused as error:
         return [Check("keys", False, f"{settings.jwt_jwks_url}: {error}: correct JWT_JWKS_URL, or start the issuer")]
     ignored = "".join(f"; ignored: {reason}" for reason in fetched.ignored[:IGNORED_SHOWN])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import sys
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
@@ -16,21 +17,38 @@ import platformdirs
 
 from db.url import to_conninfo
 from db.wire.connection import Claims
+from handlers.auth.issuer import is_loopback, proxy_for
 
 SECRET_MINIMUM_BYTES = 32
 """The length of HS256's hash, which the secret must have at least (RFC 7518, section 3.2)."""
 
 PORT_MAXIMUM = 65_535
 HOST_LIMIT_CHARACTERS = 253
+ROOT_PATH_LIMIT_CHARACTERS = 200
 HOST_LABEL = re.compile("[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 ANY_AUDIENCE = "any"
 """The value of JWT_AUDIENCE that accepts tokens with any `aud` and without one."""
 
-ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
-"""An origin as browsers send it: in lower case (RFC 6454, section 6.2). `IMPLIED_PORT` refuses the default port."""
+ORIGIN = re.compile(
+    r"(https?://([a-z0-9._-]+|\[[0-9a-f:]+\])|(?!https?:)[a-z][a-z0-9+.-]*://[A-Za-z0-9._-]+)(:[1-9][0-9]{0,4})?"
+)
+"""An origin as browsers send it: in lower case (RFC 6454, section 6.2), but for the hosts of schemes of their own.
 
-IMPLIED_PORT = re.compile(r"http:.*:80|https:.*:443")
+Those are the schemes of apps and extensions, such as `capacitor` and `safari-web-extension`.
+"""
+
+NO_ORIGIN = re.compile("http:.*:80|https:.*:443|(about|blob|data|file|filesystem|ftp|javascript|wss?):.*")
+"""What no browser sends: the default port, and schemes whose pages have no origin, or `null`."""
+
+ROOT_PATH = re.compile(r"/|(?!/docs\Z)(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._~-]+)+")
+"""A path that has one spelling: its characters are unreserved (RFC 3986, section 2.3), and it has no dot segments.
+
+If it were `/docs`, nobody could tell whether a proxy has stripped it from `/docs/`.
+"""
+
+CLUSTER_ADDRESS = re.compile("(tcp|udp|sctp)://.*")
+"""What Kubernetes puts into NAME_PORT of each container, for a service called NAME (Kubernetes, "Service")."""
 
 
 class SettingsError(Exception):
@@ -137,10 +155,8 @@ def _jwks_url(text: str) -> str:
         url = httpx.URL(line)
     except httpx.InvalidURL:
         url = httpx.URL()
-    # httpx says None for the scheme's own port.
-    is_port = url.port is None or 0 < url.port <= PORT_MAXIMUM
-    is_url = url.scheme in ("http", "https") and is_port and not url.userinfo and " " not in line
-    if not is_url or not _is_host(url.raw_host.decode()):
+    is_url = url.scheme in ("http", "https") and not url.userinfo and " " not in line
+    if not is_url or not _is_place(url):
         raise ValueError("must be an https:// URL with a host that can exist, without user, password and spaces")
     return line
 
@@ -150,6 +166,12 @@ def _host(text: str) -> str:
     if not _is_host(host):
         raise ValueError("must be the name of a host, without scheme, port and path")
     return host
+
+
+def _is_place(url: httpx.URL) -> bool:
+    # httpx says None for the scheme's own port.
+    is_port = url.port is None or 0 < url.port <= PORT_MAXIMUM
+    return is_port and _is_host(url.raw_host.decode())
 
 
 def _is_host(host: str) -> bool:
@@ -164,24 +186,25 @@ def _is_host(host: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
-    """Whether this is an address of this machine or a name that always means one (RFC 6761, section 6.3)."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return f".{host.removesuffix('.')}".endswith(".localhost")
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-
-
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.strip() for origin in text.split(","))
     for origin in origins:
-        if not ORIGIN.fullmatch(origin) or IMPLIED_PORT.fullmatch(origin):
+        if not ORIGIN.fullmatch(origin) or NO_ORIGIN.fullmatch(origin):
             raise ValueError(
-                "must be origins like https://app.example, separated by commas. Write each as browsers send it:"
-                " in lower case, without path, wildcard or the scheme's default port"
+                "must be origins like https://app.example or capacitor://localhost, separated by commas. Write each as"
+                " browsers send it: in lower case and ASCII, without user, path, wildcard or the scheme's default port"
             )
     return origins
+
+
+def _root_path(text: str) -> str:
+    """The path without its last slash, which only `/` may have."""
+    if not ROOT_PATH.fullmatch(text) or len(text) > ROOT_PATH_LIMIT_CHARACTERS:
+        raise ValueError(
+            "must be / or a path like /todo, with no slash at its end: letters, digits and -._~ between single slashes,"
+            f" no segment . or .., at most {ROOT_PATH_LIMIT_CHARACTERS} characters, and not /docs"
+        )
+    return text.rstrip("/")
 
 
 def _data_dir() -> Path:
@@ -237,6 +260,9 @@ class Settings:
     )
     host: str = _variable("HOST", str, "127.0.0.1", "the address to listen on")
     port: int = _variable("PORT", _whole_number(0, PORT_MAXIMUM), 8000, "the port to listen on")
+    root_path: str = _variable(
+        "ROOT_PATH", _root_path, "/", "the path under which a proxy offers the service; all links begin with it"
+    )
     metrics_port: int | None = _variable(
         "METRICS_PORT", _whole_number(1, PORT_MAXIMUM), None, "the port for metrics; without it, there are no metrics"
     )
@@ -291,7 +317,7 @@ class Settings:
 
     def _check_transport(self, jwks_url: httpx.URL) -> None:
         host = jwks_url.raw_host.decode()
-        if jwks_url.scheme == "http" and not _is_loopback(host) and host != self.jwt_jwks_insecure_host:
+        if jwks_url.scheme == "http" and not is_loopback(host) and host != self.jwt_jwks_insecure_host:
             raise SettingsError(
                 "JWT_JWKS_URL must be an https:// URL: with http://, an attacker on the network could replace the keys."
                 f" If nobody else is on that network, set JWT_JWKS_INSECURE_HOST={host}"
@@ -309,5 +335,47 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         SettingsError: a variable is missing or wrong.
     """
-    settings: Settings = environ.to_config(Settings, dict(variables))
+    passed_over = names_passed_over(variables)
+    ours = {name: value for name, value in variables.items() if name not in passed_over}
+    settings: Settings = environ.to_config(Settings, ours)
     return settings
+
+
+def names_passed_over(variables: Mapping[str, str] = os.environ) -> list[str]:
+    """The names of ports whose values are addresses of the cluster's services, and no settings."""
+    return [name for name in ("PORT", "METRICS_PORT") if CLUSTER_ADDRESS.fullmatch(variables.get(name, ""))]
+
+
+def issuer_tls(jwks_url: str) -> ssl.SSLContext:
+    """The certificate authorities that the environment trusts, for fetching the key set.
+
+    Raises:
+        SettingsError: the key set cannot be fetched with the environment's variables for TLS and proxies.
+    """
+    folders = os.environ.get("SSL_CERT_DIR", "")
+    if folders and not os.environ.get("SSL_CERT_FILE") and not any(map(os.path.isdir, folders.split(os.pathsep))):
+        raise SettingsError(f"SSL_CERT_DIR must be a folder with the certificates of authorities: {folders} is none")
+    try:
+        tls = httpx.create_ssl_context()
+    except Exception as error:
+        names = [name for name in ("SSL_CERT_FILE", "SSLKEYLOGFILE") if os.environ.get(name)]
+        if not names:
+            raise
+        raise SettingsError(f"{' or '.join(names)} cannot be used for TLS: {error}: correct or remove it") from None
+    proxy = proxy_for(httpx.URL(jwks_url))
+    if proxy and not _is_proxy(proxy.url, tls):
+        # The URL may contain a password.
+        raise SettingsError(
+            f"{proxy.variable} must be the http:// or https:// URL of a proxy, with a host that can exist, since the"
+            " issuer of JWT_JWKS_URL is asked through it: correct it, or name the issuer's host in NO_PROXY."
+            " For socks5://, `pip install 'httpx[socks]'`"
+        )
+    return tls
+
+
+def _is_proxy(url: str, tls: ssl.SSLContext) -> bool:
+    try:
+        httpx.AsyncClient(verify=tls, proxy=url, trust_env=False)
+        return _is_place(httpx.URL(url))
+    except Exception:  # noqa: BLE001 - httpx has several for what it cannot use, and ImportError for what it lacks
+        return False

@@ -2,6 +2,7 @@
 
 tasks        the operations on one user's tasks
 statements   the SQL of each operation, compiled once
+task_ids     makes the ids of tasks, which sort by time
 wire/        sends a statement with the user's claims, in one round trip
 models       the tables, as SQLAlchemy maps them
 schema/      creates and upgrades the tables, and checks a database before the service uses it

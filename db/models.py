@@ -13,10 +13,10 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, fun
 from sqlalchemy.dialects.postgresql import DOMAIN, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-BLANKS = r"\0009\000A\000B\000C\000D\0020\0085\00A0\1680" + "".join(
-    rf"\{code:04X}" for code in (*range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+BLANKS = r"\0009\000A\000B\000C\000D\0020\00A0\1680" + "".join(
+    rf"\{code:04X}" for code in (*range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000, 0xFEFF)
 )
-"""Unicode's white space, as the contract's pattern lists it. A title needs at least one character other than these."""
+r"""White space as ECMA-262 defines `\s`, which the contract's pattern uses. A title needs another than these."""
 
 timestamp_now = Annotated[datetime, mapped_column(TIMESTAMP(timezone=True), server_default=func.now())]
 bool_false = Annotated[bool, mapped_column(server_default=text("false"))]

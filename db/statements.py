@@ -36,7 +36,6 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    insert,
     literal_column,
     or_,
     select,
@@ -45,6 +44,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import TIMESTAMP, Insert
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.sql import ClauseElement, ColumnElement
 
@@ -74,12 +74,15 @@ class Statement:
 
     If the answer to a statement that `writes` is lost, it may have been committed.
     Such a write is repeated only if its caller can detect that it was done.
+
+    A write that locks `one_task` locks no row but that of the task `task_id`.
     """
 
     name: bytes
     sql: bytes
     parameters: tuple[str, ...]
     writes: bool = True
+    one_task: bool = False
 
     @classmethod
     def compile(cls, name: str, clause: ClauseElement) -> Statement:
@@ -91,7 +94,9 @@ class Statement:
         # Behind a pooler, another release may have prepared a different text on the same server connection. The hash
         # gives each text a name of its own.
         unique = f"{name}_{sha256(sql.encode()).hexdigest()[:12]}"
-        return cls(unique.encode(), sql.encode(), tuple(dict.fromkeys(order)), writes)
+        # Whoever records a user locks their row too, and an idempotency key may lead to another task.
+        one_task = "task_id" in order and not {"email", "idempotency_key"} & set(order)
+        return cls(unique.encode(), sql.encode(), tuple(dict.fromkeys(order)), writes, one_task)
 
     def values(self, named: Mapping[str, bytes | None]) -> list[bytes | None]:
         """The parameters' values, in the statement's order."""
@@ -118,13 +123,22 @@ UNCHANGED = or_(VERSIONS.is_(None), Task.version == func.any(VERSIONS))
 
 USER_IS_KNOWN = exists().where(User.id == USER_ID)
 
+TIME_FORMAT = literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""", Text)
+"""The times of the contract. PostgreSQL's own JSON has `+00:00`, which some clients refuse, and leaves zeros out."""
+
 MEMBERS = tuple(getattr(Task, name) for name in TASK_MEMBERS)
+
+
+def _as_json(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    if not isinstance(column.type, TIMESTAMP):
+        return column
+    return func.to_char(column, TIME_FORMAT).label(column.key)
 
 
 def _one(rows: CTE) -> Select[Any]:
     """The JSON and the version of the task that a CTE found or wrote."""
     # The version is not a member of the JSON. So the members are put into a row of their own, without a second search.
-    task = select(*(rows.c[name] for name in TASK_MEMBERS)).correlate(rows).lateral("task")
+    task = select(*(_as_json(rows.c[name]) for name in TASK_MEMBERS)).correlate(rows).lateral("task")
     return select(func.row_to_json(task.table_valued()), rows.c.version).join_from(rows, task, true())
 
 
@@ -134,7 +148,7 @@ def _get() -> Select[Any]:
 
 
 def _list(*, completed: bool, cursor: bool) -> Select[Any]:
-    page = select(*MEMBERS).where(Task.user_id == USER_ID).order_by(Task.user_id.desc(), Task.id.desc())
+    page = select(*map(_as_json, MEMBERS)).where(Task.user_id == USER_ID).order_by(Task.user_id.desc(), Task.id.desc())
     if completed:
         page = page.where(Task.completed == COMPLETED)
     if cursor:
@@ -166,16 +180,31 @@ def _provision() -> CTE:
     return provision.cte("provisioned")
 
 
+NEW_TASK: dict[str, BindParameter[Any]] = {
+    "user_id": USER_ID,
+    "id": TASK_ID,
+    "title": TITLE,
+    "description": DESCRIPTION,
+}
+KEY: dict[str, BindParameter[Any]] = {
+    "idempotency_key": IDEMPOTENCY_KEY,
+    "idempotency_fingerprint": IDEMPOTENCY_FINGERPRINT,
+}
+
+
+def _insert(values: Mapping[str, BindParameter[Any]], conditions: Sequence[ColumnElement[bool]]) -> Insert:
+    """Inserts a task, if the conditions hold. Without any, Citus sends it to one shard as it is."""
+    if not conditions:
+        return upsert(Task).values(values)
+    return upsert(Task).from_select(list(values), select(*values.values()).where(*conditions))
+
+
 def _create(*conditions: ColumnElement[bool]) -> Select[Any]:
-    values = select(USER_ID, TASK_ID, TITLE, DESCRIPTION).where(*conditions)
-    task = insert(Task).from_select(["user_id", "id", "title", "description"], values)
-    return _one(task.returning(*MEMBERS, Task.version).cte("changed"))
+    return _one(_insert(NEW_TASK, conditions).returning(*MEMBERS, Task.version).cte("changed"))
 
 
 def _create_once(*conditions: ColumnElement[bool]) -> Select[Any]:
-    values = select(USER_ID, TASK_ID, TITLE, DESCRIPTION, IDEMPOTENCY_KEY, IDEMPOTENCY_FINGERPRINT).where(*conditions)
-    members = ["user_id", "id", "title", "description", "idempotency_key", "idempotency_fingerprint"]
-    task = upsert(Task).from_select(members, values)
+    task = _insert(NEW_TASK | KEY, conditions)
     # If the key exists, the update changes nothing and returns the row. A select in its place would not see a row that
     # another transaction has just committed. The trigger does not fire for it. If the key was used with another title
     # or description, no row is returned.
@@ -217,24 +246,48 @@ def _record() -> CTE:
     return update(User).where(User.id == USER_ID, is_new).values(email=email, name=name).cte("recorded")
 
 
+IS_OURS: Final = (
+    "exists (select from pg_type where typnamespace = pg_namespace.oid and typname = 'task_title' and typtype = 'd')"
+)
+"""Whether the tables of a schema are ours: other applications have `users` and `tasks` too, but not this domain."""
+
+SEARCH_PATH: Final = f"""
+(
+    select quote_ident(nspname) from pg_namespace
+    where nspname = any (coalesce(nullif(current_schemas(false), '{{}}'), '{{public}}')) and nspname !~ '^pg_'
+    order by {IS_OURS} desc, array_position(current_schemas(false), nspname) limit 1
+)
+"""  # noqa: S608 - no value of anybody's
+"""The schema that holds our tables, or else the one in which they would be made, as a search path of one schema.
+
+It depends on the log-in, whose name may be in its search path. So it is asked for before the role is taken, and names
+are looked up there alone.
+"""
+
+ISOLATION: Final = "read committed"
+"""What the statements are written for: with more, those that meet would fail."""
+
 CLAIMS = Statement.compile(
     "claims",
     text(
         f"select set_config('role', '{API_ROLE}', true), set_config('{USER_ID_SETTING}', :user_id, true),"
-        " set_config('statement_timeout', :statement_timeout, true), set_config('TimeZone', 'UTC', true)"
+        " set_config('statement_timeout', :statement_timeout, true), set_config('TimeZone', 'UTC', true),"
+        " set_config('search_path', :search_path, true)"
     ),
 )
-"""All claims, for one transaction: role, user id, time-out and time zone. As local settings, they end with it."""
+"""All claims, for one transaction. As local settings, they end with it."""
 
 SESSION_CLAIMS = Statement.compile(
     "session_claims",
     text(
-        f"select set_config('role', '{API_ROLE}', false), set_config('TimeZone', 'UTC', false),"  # noqa: S608 - our name
+        f"select set_config('search_path', {SEARCH_PATH}, false),"  # noqa: S608 - our names
+        f" set_config('default_transaction_isolation', '{ISOLATION}', false),"
+        f" set_config('role', '{API_ROLE}', false), set_config('TimeZone', 'UTC', false),"
         " set_config('statement_timeout', :statement_timeout, false)"
         " where pg_backend_pid() = :backend_pid and not exists (select from pg_extension where extname = 'citus')"
     ),
 )
-"""Sets role, time-out and time zone once for a session, so that each statement sends only the user's id.
+"""Sets all claims but the user's id once for a session, so that each statement sends only that.
 
 It sets nothing and returns no row in two cases. Behind a pooler, the session is not ours alone: the server's process
 is another one than the client was told. With Citus, the settings would not reach the shards.
@@ -257,7 +310,15 @@ SHARED_LIMITS = Statement.compile(
 CHECK_AT_ONCE = Statement.compile("check_at_once", text("set constraints all immediate"))
 """Deferred triggers run with their statement, under its time-out, and not at the commit, where none is."""
 
-BEGIN = Statement.compile("begin", text("begin"))
+CHECK_AT_ONCE_IN_DO = Statement.compile(
+    "check_at_once_in_do", text("do $$ begin set constraints all immediate; end $$")
+)
+"""The same for older servers, which want a transaction block around `SET CONSTRAINTS` unless a function runs it.
+
+They would warn each time, in the server's log too, and send the answer in two parts: 10 % of the CPU of a toggle.
+"""
+
+BEGIN = Statement.compile("begin", text(f"begin isolation level {ISOLATION}"))
 COMMIT = Statement.compile("commit", text("commit"))
 ROLLBACK = Statement.compile("rollback", text("rollback"))
 
@@ -267,18 +328,25 @@ LOCAL_CLAIMS = (
 )
 """Role and time zone as `SET LOCAL` of a transaction block, which Citus repeats on its shards.
 
-`SET` takes no parameters. So user id and time-out are written into the text: see `SET_LOCAL_USER_ID`, `local_timeout`.
+`SET` takes no parameters. So the others are written into the text: see `SET_LOCAL_USER_ID`, `local_setting`.
 """
 
 SET_LOCAL_USER_ID: Final = f"set local {USER_ID_SETTING} = ".encode()
 
-HAS_CITUS = Statement.compile("has_citus", text("select 1 from pg_extension where extname = 'citus'"))
+SURROUNDINGS = Statement.compile(
+    "surroundings",
+    text(
+        f"select {SEARCH_PATH}, exists (select from pg_extension where extname = 'citus'),"  # noqa: S608 - our names
+        f" current_setting('default_transaction_isolation') <> '{ISOLATION}'"
+    ),
+)
+"""The search path, whether there is Citus, and whether transactions would have another isolation than ours."""
 
 
 @cache
-def local_timeout(milliseconds: int) -> Statement:
-    """The time-out as `SET LOCAL`: the server cancels a statement that runs longer."""
-    return Statement.compile("local_timeout", text(f"set local statement_timeout = '{milliseconds}ms'"))
+def local_setting(name: str, value: str) -> Statement:
+    """A claim as `SET LOCAL`. The value is ours, or quoted by the database."""
+    return Statement.compile(f"local_{name}", text(f"set local {name} = {value}"))
 
 
 GET = Statement.compile("get", _get())

@@ -2,7 +2,7 @@
 
 A second round trip is needed only to find out why an operation found no row, and after a lost answer or a row that
 was deleted meanwhile. Nothing here begins or commits a transaction: `Pool.run` gives each statement one of its own,
-or one that it shares with other users' writes, under the user's claims.
+or one that it shares with other writes, under the user's claims.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, NamedTuple, Protocol
 
-import uuid_utils
 from psycopg import errors
 
 from db.statements import (
@@ -31,6 +30,7 @@ from db.statements import (
     USER_EXISTS,
     Statement,
 )
+from db.task_ids import TaskIds
 from db.wire.connection import Row, Values
 
 KEEP: Final = object()
@@ -112,6 +112,7 @@ class Tasks:
         without a row is refused.
         """
         self._pool = pool
+        self._task_ids = TaskIds()
         self._provision_users = provision_users
         self._create = CREATE if provision_users else CREATE_IF_KNOWN
         self._create_once = CREATE_ONCE if provision_users else CREATE_ONCE_IF_KNOWN
@@ -129,8 +130,9 @@ class Tasks:
         if not rows:
             await self._check_user(user)
         items = [task for task, _ in rows[:limit] if task is not None]
-        next_cursor = rows[limit - 1][1] if len(rows) > limit else None
-        return Page(items, next_cursor.decode() if next_cursor else None)
+        last_id = rows[limit - 1][1] if len(rows) > limit else None
+        # PostgreSQL reads a UUID without its hyphens too. So a cursor is the id of a task, and does not look like one.
+        return Page(items, last_id.replace(b"-", b"").decode() if last_id else None)
 
     async def create(
         self, user: User, *, title: str, description: str | None, idempotency_key: str | None = None
@@ -144,7 +146,7 @@ class Tasks:
             IdempotencyKeyReused: the first request with this key had another title or description (422).
             UserUnknown: the user has no row, and users are not provisioned (401).
         """
-        task_id = str(uuid_utils.uuid7())
+        task_id = self._task_ids.new()
         values = {
             "task_id": task_id.encode(),
             "title": title.encode(),
@@ -167,6 +169,8 @@ class Tasks:
             user.is_recorded = False
             rows = await self._write(create, user, values)
         if not rows and not self._provision_users:
+            if idempotency_key is None:
+                raise UserUnknown
             # The user had no row, or has used the key.
             await self._check_user(user)
             rows = await self._write(create, user, values)

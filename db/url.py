@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+
+CLIENT_ENCODING = "UTF8"
+"""What every connection speaks, whatever PGCLIENTENCODING, the URL, the role or the database say."""
 
 SCHEME = re.compile(r"^(postgresql|postgres)(\+[a-z0-9]+)?://")
 
@@ -32,6 +36,22 @@ def to_conninfo(url: str) -> str:
         raise ValueError(
             "is not a URL that libpq can read: correct an unknown parameter, or percent-encode special characters"
         ) from None
+    if _lacks_brackets(str(parameters.get("host", "")), str(parameters.get("port", ""))):
+        raise ValueError("has an IPv6 address without brackets: write it as [::1], or [::1]:5432")
     if any(pattern.search(str(parameters.get(name, ""))) for name, pattern in MISPLACED.items()):
         raise ValueError("has a user or password with @, / or : in it: write these as %40, %2F or %3A")
     return conninfo
+
+
+def _lacks_brackets(host: str, port: str) -> bool:
+    """Whether an IPv6 address was taken apart at its first colon."""
+    if ":" in host or ":" not in port:
+        return False
+    whole = f"{host}:{port}"
+    for text in (whole, whole.rpartition(":")[0]):
+        try:
+            IPv6Address(text)
+        except ValueError:
+            continue
+        return True
+    return False

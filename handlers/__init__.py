@@ -3,7 +3,7 @@
 A function is named in `openapi.yaml` by its module and its `operationId`: renaming one of them changes the contract.
 
 tasks     the seven operations
-headers   reads If-Match, If-None-Match and Prefer, and makes entity tags
+headers   reads If-Match and If-None-Match, and makes entity tags
 auth      identifies the token's user, and checks that the path is that user's
 problems  the table that turns an exception into a problem document
 """

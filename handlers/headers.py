@@ -1,10 +1,8 @@
-"""Reads If-Match, If-None-Match and Prefer, and makes entity tags. A tag is the task's version in quotation marks."""
+"""Reads If-Match and If-None-Match, and makes entity tags. A tag is the task's version in quotation marks."""
 
 from __future__ import annotations
 
 import re
-
-from werkzeug.http import parse_list_header
 
 ENTITY_TAG = re.compile(r'(?:^|,)[ \t]*(W/)?"([^"]*)"[ \t]*(?=,|$)')
 """One whole member of a list. werkzeug's `parse_etags` accepts `1` for `"1"`, although `1` is not an entity tag."""
@@ -30,12 +28,3 @@ def versions(if_match: str | None) -> list[int] | None:
 def matches(if_none_match: str, version: int) -> bool:
     """Whether an If-None-Match header names this version, by weak comparison (RFC 9110, section 13.1.2)."""
     return if_none_match.strip() == "*" or any(tag == str(version) for _, tag in ENTITY_TAG.findall(if_none_match))
-
-
-def prefers_minimal(prefer: str | None) -> bool:
-    """Whether a Prefer header asks for `return=minimal`. The first `return` of several counts (RFC 7240)."""
-    for preference in parse_list_header(prefer) if prefer else ():
-        name, _, value = preference.partition(";")[0].partition("=")
-        if name.strip().lower() == "return":
-            return value.strip().strip('"') == "minimal"
-    return False

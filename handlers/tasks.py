@@ -13,12 +13,11 @@ from urllib.parse import quote
 from connexion.lifecycle import ConnexionResponse
 
 from db.tasks import KEEP, TaskRow, Tasks, User
-from handlers.headers import entity_tag, matches, prefers_minimal, versions
+from handlers.headers import entity_tag, matches, versions
 
 JSON = "application/json"
 PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
 PRIVATE_PAGE = {"Cache-Control": "private, no-cache", "Vary": "Accept, Accept-Encoding"}
-MINIMAL = {"Preference-Applied": "return=minimal"}
 
 
 async def list_tasks(
@@ -36,7 +35,12 @@ async def list_tasks(
 
 
 async def create_task(
-    tasks: Tasks, user: User, body: dict[str, Any], *, idempotency_key: str | None = None, prefer: str | None = None
+    tasks: Tasks,
+    user: User,
+    body: dict[str, Any],
+    *,
+    root_path: str,
+    idempotency_key: str | None = None,
 ) -> ConnexionResponse:
     """Creates a task and answers it with its `Location`. A repeated idempotency key gets the task it created before.
 
@@ -47,8 +51,8 @@ async def create_task(
     task_id, task = await tasks.create(
         user, title=body["title"], description=body.get("description"), idempotency_key=idempotency_key
     )
-    location = {"Location": _path(user, task_id)}
-    return _minimal(task, location) if prefers_minimal(prefer) else _answer(task, status=201, headers=location)
+    location = {"Location": _path(root_path, user, task_id)}
+    return _answer(task, status=201, headers=location)
 
 
 async def get_task(tasks: Tasks, user: User, task_id: str, if_none_match: str | None = None) -> ConnexionResponse:
@@ -70,7 +74,6 @@ async def replace_task(
     body: dict[str, Any],
     *,
     if_match: str | None = None,
-    prefer: str | None = None,
 ) -> ConnexionResponse:
     """Replaces a task's title and description, and `completed` if it was sent, and answers the task.
 
@@ -86,7 +89,7 @@ async def replace_task(
         completed=body.get("completed"),
         versions=versions(if_match),
     )
-    return _changed(task, prefer)
+    return _answer(task)
 
 
 async def update_task(
@@ -96,7 +99,6 @@ async def update_task(
     body: dict[str, Any],
     *,
     if_match: str | None = None,
-    prefer: str | None = None,
 ) -> ConnexionResponse:
     """Changes the members that were sent, as a merge patch (RFC 7396), and answers the task.
 
@@ -112,7 +114,7 @@ async def update_task(
         completed=body.get("completed"),
         versions=versions(if_match),
     )
-    return _changed(task, prefer)
+    return _answer(task)
 
 
 async def delete_task(tasks: Tasks, user: User, task_id: str, if_match: str | None = None) -> ConnexionResponse:
@@ -127,7 +129,7 @@ async def delete_task(tasks: Tasks, user: User, task_id: str, if_match: str | No
 
 
 async def toggle_task_completion(
-    tasks: Tasks, user: User, task_id: str, *, if_match: str | None = None, prefer: str | None = None
+    tasks: Tasks, user: User, task_id: str, *, root_path: str, if_match: str | None = None
 ) -> ConnexionResponse:
     """Toggles whether a task is completed, and answers the task with its `Content-Location`.
 
@@ -136,24 +138,16 @@ async def toggle_task_completion(
         VersionMismatch: the task's entity tag is not in If-Match (412).
     """
     task = await tasks.toggle(user, task_id, versions=versions(if_match))
-    return _changed(task, prefer, {"Content-Location": _path(user, task_id)})
+    return _answer(task, headers={"Content-Location": _path(root_path, user, task_id)})
 
 
-def _path(user: User, task_id: str) -> str:
-    return f"/api/{_encoded(user.id)}/tasks/{task_id}"
+def _path(root_path: str, user: User, task_id: str) -> str:
+    return f"{root_path}/api/{_encoded(user.id)}/tasks/{task_id}"
 
 
 @lru_cache(maxsize=1_000)
 def _encoded(user_id: str) -> str:
     return quote(user_id, safe="")
-
-
-def _changed(task: TaskRow, prefer: str | None, content_headers: dict[str, str] | None = None) -> ConnexionResponse:
-    return _minimal(task) if prefers_minimal(prefer) else _answer(task, headers=content_headers)
-
-
-def _minimal(task: TaskRow, headers: dict[str, str] | None = None) -> ConnexionResponse:
-    return ConnexionResponse(204, headers={**(headers or {}), "ETag": entity_tag(task.version), **MINIMAL})
 
 
 def _answer(task: TaskRow, *, status: int = 200, headers: dict[str, str] | None = None) -> ConnexionResponse:

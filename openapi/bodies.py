@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -14,7 +15,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 from werkzeug.http import parse_options_header
 
-from openapi.errors import TEXT_LIMIT_CHARACTERS, ContentTooLarge, InvalidRequest, UnsupportedConstruct, pointer_token
+from openapi.errors import (
+    NUL,
+    TEXT_LIMIT_CHARACTERS,
+    ContentTooLarge,
+    InvalidRequest,
+    UnsupportedConstruct,
+    pointer_token,
+)
 from openapi.parameters import ABSENT
 from openapi.schemas import compile_schema, describe_errors
 
@@ -61,6 +69,9 @@ MEDIA_TYPE_LIMIT_BYTES = 1_024
 
 EMPTY_LIMIT_BYTES = 1024
 """A body that says nothing may be so long, with all its spaces."""
+
+ESCAPED_NUL = rb"\u0000"
+"""In JSON, U+0000 has no other form (RFC 8259, section 7)."""
 
 JSON_SPACE = b" \t\r\n"
 """RFC 8259, section 2."""
@@ -109,7 +120,7 @@ class RequestBody:
         validator = self._validator(content_type or b"")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             # A compressed body must not be read as if it were plain (RFC 9110, section 15.5.16).
-            raise self._refusal("The body must not have a content coding.")
+            raise self._refusal("The body must not have a content coding.", {"Accept-Encoding": "identity"})
         body = await receive_body(headers, receive, self.limit_bytes)
         if not body:
             if self.required:
@@ -130,9 +141,9 @@ class RequestBody:
             raise self._refusal(f"The media type of the body must be one of: {self.expected}.")
         return validator
 
-    def _refusal(self, detail: str) -> UnsupportedMediaTypeProblem:
+    def _refusal(self, detail: str, headers: Mapping[str, str] = MappingProxyType({})) -> UnsupportedMediaTypeProblem:
         refusal = UnsupportedMediaTypeProblem(detail=detail)
-        refusal.headers = self.refusal_headers
+        refusal.headers = {**self.refusal_headers, **headers}
         return refusal
 
 
@@ -146,7 +157,25 @@ def _decode(body: bytearray, validator: Draft4Validator) -> Any:
         raise InvalidRequest(
             [{"pointer": pointer[:TEXT_LIMIT_CHARACTERS], "detail": detail} for pointer, detail in errors]
         )
+    if ESCAPED_NUL in body and (at := _find_nul(value)) is not None:
+        raise InvalidRequest.body(at, "the value contains U+0000")
     return value
+
+
+def _find_nul(body: Any) -> str | None:
+    """The JSON Pointer to a string that contains U+0000, or to the object with such a name."""
+    parts = [("", body)]
+    while parts:
+        pointer, part = parts.pop()
+        match part:
+            case str() if NUL in part:
+                return pointer
+            case list():
+                parts += [(f"{pointer}/{index}", member) for index, member in enumerate(part)]
+            case dict():
+                parts += [(pointer, name) for name in part]
+                parts += [(pointer + pointer_token(name), member) for name, member in part.items()]
+    return None
 
 
 async def refuse_body(headers: Headers, receive: Receive) -> None:

@@ -26,12 +26,14 @@ class ContractAPI(RoutedAPI[Operation]):
         on_error: OnError,
         state_names: Collection[str],
         body_limit_bytes: int,
+        outer_headers: Collection[str],
         **options: Any,
     ) -> None:
         super().__init__(specification, **options)
         self.on_error = on_error
         self.state_names = state_names
         self.body_limit_bytes = body_limit_bytes
+        self.outer_headers = outer_headers
         self.add_paths()
 
     def make_operation(self, operation: AbstractOperation) -> Operation:
@@ -45,6 +47,7 @@ class ContractAPI(RoutedAPI[Operation]):
             on_error=self.on_error,
             state_names=self.state_names,
             body_limit_bytes=self.body_limit_bytes,
+            outer_headers=self.outer_headers,
             path_item=self.specification["paths"][operation.path],
         )
 
@@ -65,13 +68,19 @@ class ContractMiddleware(RoutedMiddleware[ContractAPI]):
         on_error: OnError,
         state_names: Collection[str] = (),
         body_limit_bytes: int = BODY_LIMIT_BYTES,
+        outer_headers: Collection[str] = (),
     ) -> None:
-        """Handlers may take members of the lifespan's state as arguments, those in `state_names`."""
+        """Compiles contracts for an application.
+
+        Handlers may take members of the lifespan's state as arguments, those in `state_names`. Stations outside send
+        the `outer_headers`, in lower case, with every answer.
+        """
         super().__init__(app)
         self.compile_options = {
             "on_error": on_error,
             "state_names": state_names,
             "body_limit_bytes": body_limit_bytes,
+            "outer_headers": outer_headers,
         }
 
     def add_api(self, specification: Specification, **options: Any) -> ContractAPI:

@@ -25,6 +25,9 @@ from starlette.types import Scope
 TEXT_LIMIT_CHARACTERS = 1000
 """The longest text in an error. It may quote the request, so it is bounded."""
 
+NUL = "\0"
+"""U+0000, which no string of a request may contain: PostgreSQL stores none (RFC 8259 allows it)."""
+
 OnError = Callable[[Scope, Exception], ConnexionResponse]
 """A function that makes the answer to a failed request."""
 

@@ -30,7 +30,14 @@ CONDITIONS = {
 }
 """Headers that make a request conditional (RFC 9110, section 13.1). A date has the header that overrides it."""
 
+NO_VALUES = frozenset({b"", b"null", b"undefined"})
+"""What clients send in a header when their programs have no value for it. Nobody means it as a key or an entity tag."""
+
 Authenticate = Callable[[str, HTTPConnection], Coroutine[Any, Any, Any]]
+
+
+Encoded = tuple[ConnexionResponse, list[RawHeader]]
+"""An answer, and its headers as they are sent."""
 
 
 class Admission(Protocol):
@@ -57,9 +64,10 @@ class Operation:
         on_error: OnError,
         state_names: Collection[str],
         body_limit_bytes: int,
+        outer_headers: Collection[str] = (),
         path_item: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Compiles the operation.
+        """Compiles the operation. Its answers get their `outer_headers`, in lower case, from a station outside.
 
         Raises:
             UnsupportedConstruct: the contract wants something of it that the engine does not implement.
@@ -103,7 +111,7 @@ class Operation:
         # A body means nothing with GET and DELETE (RFC 9110, section 9.3). Elsewhere, ignoring a body could contradict
         # what the client meant, so it is refused.
         self.refuses_body = self.body is None and operation.method not in {"get", "head", "delete"}
-        self.responses = dict(_responses(specification["responses"], f"{pointer}/responses"))
+        self.responses = dict(_responses(specification["responses"], f"{pointer}/responses", outer_headers))
         # Where no answer has content, there is nothing to accept. A problem is told in its own media type to anybody.
         self.media_types = tuple(
             dict.fromkeys(
@@ -145,20 +153,18 @@ class Operation:
         """
         scope["state"]["operation_id"] = self.operation_id
         try:
-            response = await self.answer(scope, receive)
-            headers = self.check(response)
+            response, headers = await self.answer(scope, receive)
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001 - whatever happens, the request gets an answer
             response, headers = self._failed(scope, error)
-        if len(response.body or b"") >= COMPRESSED_BYTES and self._may_compress(response.status_code):
-            compress(response, headers, scope)
         await send_response(response, headers, scope["method"], send)
 
-    async def answer(self, scope: Scope, receive: Receive) -> ConnexionResponse:
-        """Calls the handler. Until the user is known, only path and `Authorization` are read.
+    async def answer(self, scope: Scope, receive: Receive) -> Encoded:
+        """Calls the handler, and checks and encodes its answer. Until the user is known, only path and token are read.
 
         Raises:
+            NonConformingResponse: the answer is not as described (500).
             OAuthProblem: there is no bearer token (401).
             NotAcceptable: the client accepts no media type of ours (406).
             UnsupportedMediaTypeProblem, ContentTooLarge, InvalidRequest: see `RequestBody.read` and `Parameter.read`.
@@ -184,9 +190,7 @@ class Operation:
             if admission:
                 admission.leave(user)
 
-    async def _answer(
-        self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], user: Any
-    ) -> ConnexionResponse:
+    async def _answer(self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], user: Any) -> Encoded:
         arguments: dict[str, Any] = {"user": user} if "user" in self.wanted else {}
         accept = headers.get(b"accept", b"")
         if accept not in self.usual_accepts and self.media_types and not accepts(accept, self.media_types):
@@ -201,7 +205,11 @@ class Operation:
         for name in self.wanted_state:
             arguments[name] = scope["state"][name]
         response: ConnexionResponse = await self.handler(**arguments)
-        return response
+        encoded = self.check(response)
+        # The request counts until this is done: bodies that wait for a thread are as few as requests in flight.
+        if len(response.body or b"") >= COMPRESSED_BYTES and self._may_compress(response.status_code):
+            await compress(response, encoded, scope)
+        return response, encoded
 
     def check(self, response: ConnexionResponse) -> list[RawHeader]:
         """Checks an answer, a problem's too, against the contract, and encodes its headers.
@@ -214,7 +222,7 @@ class Operation:
             raise NonConformingResponse(f"status {response.status_code} is not declared")
         return declared.check(response)
 
-    def _failed(self, scope: Scope, error: Exception) -> tuple[ConnexionResponse, list[RawHeader]]:
+    def _failed(self, scope: Scope, error: Exception) -> Encoded:
         response = self.on_error(scope, error)
         try:
             return response, self.check(response)
@@ -244,12 +252,17 @@ class Operation:
             value = parameter.read(fields.get(parameter.name))
             if value is not ABSENT and parameter.argument in wanted:
                 arguments[parameter.argument] = value
+        self._read_headers(arguments, headers)
+
+    def _read_headers(self, arguments: dict[str, Any], headers: Mapping[bytes, bytes]) -> None:
         if not self.refused_conditions.isdisjoint(headers):
             self._refuse_conditions(headers)
         for name, parameter in self.header_parameters:
             field = headers.get(name)
+            if field in NO_VALUES:
+                raise InvalidRequest.parameter(parameter.name, "a client that means no value leaves the header out")
             value = parameter.read(None if field is None else field.decode("latin-1"))
-            if value is not ABSENT and parameter.argument in wanted:
+            if value is not ABSENT and parameter.argument in self.wanted:
                 arguments[parameter.argument] = value
 
     def _refuse_conditions(self, headers: Mapping[bytes, bytes]) -> None:
@@ -263,7 +276,9 @@ class Operation:
                 raise InvalidRequest.parameter(name.decode(), "the operation does not evaluate this condition")
 
 
-def _responses(responses: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, Response]]:
+def _responses(
+    responses: Mapping[str, Any], pointer: str, outer_headers: Collection[str]
+) -> Iterator[tuple[str, Response]]:
     for status, response in responses.items():
         at = f"{pointer}/{status}"
         if status.startswith("x-"):
@@ -272,7 +287,7 @@ def _responses(responses: Mapping[str, Any], pointer: str) -> Iterator[tuple[str
             raise UnsupportedConstruct(at, "a range of statuses")
         if status in ("204", "304") and response.get("content"):
             raise UnsupportedConstruct(f"{at}/content", "content where HTTP has none")
-        yield status, Response(response, at)
+        yield status, Response(response, at, outer_headers)
 
 
 def _joined(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from jsonschema_rs import Draft4Validator
 
-from openapi.errors import InvalidRequest, UnsupportedConstruct
+from openapi.errors import NUL, InvalidRequest, UnsupportedConstruct
 from openapi.schemas import compile_schema, describe_errors
 
 ABSENT: Any = object()
@@ -103,6 +103,8 @@ class Parameter:
             if self.required:
                 raise InvalidRequest.parameter(self.name, "the parameter is required")
             return self.default
+        if NUL in text:
+            raise InvalidRequest.parameter(self.name, "the value contains U+0000")
         try:
             value = self.cast(text) if self.cast else text
         except ValueError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -63,9 +64,10 @@ class Path:
 
 
 class Paths(AbstractRoutingAPI[AbstractOperation]):
-    """The contract's paths, as Connexion walks them."""
+    """The contract's paths, as Connexion walks them; each is there once for each of the prefixes."""
 
-    def __init__(self, specification: Specification, **options: Any) -> None:
+    def __init__(self, specification: Specification, *, prefixes: Collection[str], **options: Any) -> None:
+        self.prefixes = prefixes
         self.by_pattern: dict[str, Path] = {}
         super().__init__(specification, **options)
         self.by_depth: defaultdict[int, list[Path]] = defaultdict(list)
@@ -84,11 +86,12 @@ class Paths(AbstractRoutingAPI[AbstractOperation]):
         self, method: str, path: str, operation: AbstractOperation, name: str | None = None
     ) -> None:
         del method, name
-        new = Path(self.base_path + path)
-        known = self.by_pattern.setdefault(new.pattern.pattern, new)
-        if known.names != new.names:
-            raise UnsupportedConstruct(f"/paths{pointer_token(path)}", "a path that another one hides")
-        known.add(operation)
+        for prefix in self.prefixes:
+            new = Path(prefix + self.base_path + path)
+            known = self.by_pattern.setdefault(new.pattern.pattern, new)
+            if known.names != new.names:
+                raise UnsupportedConstruct(f"/paths{pointer_token(path)}", "a path that another one hides")
+            known.add(operation)
 
     def match(self, path: str) -> tuple[Path, dict[str, str]] | None:
         """The contract's path for one that was sent, and its parameters' values, decoded; None where there is none."""
@@ -111,9 +114,11 @@ class RoutingMiddleware(connexion.middleware.routing.RoutingMiddleware):
     the contract does not have is handed on without an operation's id.
     """
 
-    def __init__(self, app: ASGIApp, *, on_error: OnError) -> None:
+    def __init__(self, app: ASGIApp, *, on_error: OnError, root_path: str = "") -> None:
+        """Paths may begin with `root_path` or not."""
         super().__init__(app)
         self.on_error = on_error
+        self.prefixes = dict.fromkeys(("", root_path))
         self.paths: Paths | None = None
 
     def add_api(self, specification: Specification, *args: Any, **options: Any) -> None:
@@ -125,7 +130,7 @@ class RoutingMiddleware(connexion.middleware.routing.RoutingMiddleware):
         """
         if self.paths:
             raise TypeError("There is one contract; a second one would hide it.")
-        self.paths = Paths(specification, *args, **options)
+        self.paths = Paths(specification, *args, prefixes=self.prefixes, **options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Leaves the operation's id and the path's values in the scope."""

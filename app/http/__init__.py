@@ -7,6 +7,7 @@ heads       what a request's head must say
 refusals    answers to what never becomes a request
 transport   what a connection writes through
 memory      what all connections of a process may hold
+listeners   where the service listens
 server      one process: its configuration, how it begins and ends
 workers     several processes on one port
 admission   who is let in

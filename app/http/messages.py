@@ -171,8 +171,8 @@ class Messages(HttpToolsProtocol):
         url = httptools.parse_url(self.url)
         path = url.path.decode()
         self.scope |= {
-            "path": self.root_path + (unquote(path) if "%" in path else path),
-            "raw_path": self.root_path.encode() + url.path,
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": url.path,
             "query_string": url.query or b"",
         }
         ahead, keeps_alive = self.cycle, version == "1.1" and self.parser.should_keep_alive()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
@@ -17,18 +18,18 @@ from uvicorn.config import STARTUP_FAILURE
 from app.http.protocol import Protocol
 from app.settings import Settings
 
+logger = structlog.get_logger()
+
 BACKLOG: Final = 4096
 SHUTDOWN_SECONDS: Final = 10
 """How long requests may take that are under way when the server ends."""
 
 
-def server_config(settings: Settings, app: ASGIApp | str, *, port: int) -> uvicorn.Config:
+def server_config(settings: Settings, app: ASGIApp | str) -> uvicorn.Config:
     """How uvicorn serves an application, or what the factory of this name makes."""
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
-        host=settings.host,
-        port=port,
         workers=settings.workers,
         loop="uvloop",
         http=Protocol,
@@ -61,7 +62,14 @@ class Server(uvicorn.Server):
         self.on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        addresses = [listener.getsockname()[:2] for listener in sockets or ()]
         await super().startup(sockets)
+        # Sockets of two programs can be bound to one port, until one of them listens. uvloop does not tell the other.
+        if None in [listener for listening in self.servers for listener in listening.sockets]:
+            logger.error("cannot_listen", addresses=addresses, reason="another program listens there by now")
+            await self.lifespan.shutdown()
+            sys.exit(STARTUP_FAILURE)
+        logger.info("listening", addresses=addresses)
         self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -86,14 +94,14 @@ def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
             yield same.accept()[0]
 
 
-def run(server: Server, sockets: list[socket.socket] | None = None) -> None:
-    """Serves until a signal.
+def run(server: Server, listeners: list[socket.socket]) -> None:
+    """Serves on these sockets until a signal.
 
     Raises:
         SystemExit: the service cannot start.
     """
     # The server raises the signal again that it ended by.
     with suppress(KeyboardInterrupt):
-        server.run(sockets)
+        server.run(listeners)
     if not server.started:
         sys.exit(STARTUP_FAILURE)

@@ -1,4 +1,4 @@
-"""The processes that serve: one, or several on one port."""
+"""The processes that serve: one, or several that accept from the same sockets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import uvicorn
@@ -29,25 +31,25 @@ LEAVE_SECONDS: Final = 2
 RESTART_SECONDS: Final = 1.0
 
 
-def serve(config: uvicorn.Config, *, drain_seconds: float) -> None:
-    """Serves until SIGINT or SIGTERM, by `config.workers` processes on one port.
+def serve(config: uvicorn.Config, listeners: list[socket.socket], *, drain_seconds: float) -> None:
+    """Serves on bound sockets until SIGINT or SIGTERM, by `config.workers` processes.
 
     Raises:
         SystemExit: the service cannot start, or was told to end by a signal.
     """
     if config.workers > 1:
-        _supervise(config, drain_seconds)
+        _supervise(config, listeners, drain_seconds)
     else:
-        run(Server(config, drain_seconds=drain_seconds))
+        run(Server(config, drain_seconds=drain_seconds), listeners)
 
 
-def _work(config: uvicorn.Config, drain_seconds: float, listener: socket.socket, has_started: Any) -> None:
+def _work(config: uvicorn.Config, listeners: list[socket.socket], drain_seconds: float, starting: Connection) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None  # noqa: S101 - this is run by `_supervise`, in a process of its own
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     config.configure_logging()
-    server = Server(config, drain_seconds=drain_seconds, on_started=lambda: setattr(has_started, "value", True))
-    run(server, [listener])
+    server = Server(config, drain_seconds=drain_seconds, on_started=partial(starting.send_bytes, b"started"))
+    run(server, listeners)
 
 
 def _follow(parent: BaseProcess) -> None:
@@ -56,16 +58,15 @@ def _follow(parent: BaseProcess) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _supervise(config: uvicorn.Config, drain_seconds: float) -> None:
-    """Keeps the workers running; they accept from one socket, so that a connection is nobody's until one takes it."""
-    listener = config.bind_socket()
+def _supervise(config: uvicorn.Config, listeners: list[socket.socket], drain_seconds: float) -> None:
+    """Keeps the workers running; they share the sockets, so that a connection is nobody's until one accepts it."""
     spawn = multiprocessing.get_context("spawn")
-    has_started = spawn.RawValue("b", False)
+    # A pipe, where multiprocessing's shared values would need a file in /dev/shm.
+    started, starting = spawn.Pipe(duplex=False)
+    has_started = False
 
     def start(index: int) -> BaseProcess:
-        worker = spawn.Process(
-            name=f"worker-{index}", target=_work, args=(config, drain_seconds, listener, has_started)
-        )
+        worker = spawn.Process(name=f"worker-{index}", target=_work, args=(config, listeners, drain_seconds, starting))
         worker.start()
         return worker
 
@@ -74,11 +75,13 @@ def _supervise(config: uvicorn.Config, drain_seconds: float) -> None:
     try:
         workers = [start(index) for index in range(config.workers)]
         while True:
-            connection.wait([worker.sentinel for worker in workers])
+            if started in connection.wait([started, *(worker.sentinel for worker in workers)]):
+                started.recv_bytes()
+                has_started = True
             for index, worker in enumerate(workers):
                 if worker.is_alive():
                     continue
-                if not has_started.value:
+                if not has_started:
                     sys.exit(STARTUP_FAILURE)
                 logger.warning("worker_replaced", pid=worker.pid, exit_code=worker.exitcode)
                 forget_gauges(worker.name)
@@ -88,7 +91,8 @@ def _supervise(config: uvicorn.Config, drain_seconds: float) -> None:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        listener.close()
+        for listener in listeners:
+            listener.close()
         # A signal may have come before all of them were in the list.
         _end(spawn.active_children(), drain_seconds + SHUTDOWN_SECONDS + LEAVE_SECONDS)
 

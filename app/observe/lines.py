@@ -5,22 +5,32 @@ from __future__ import annotations
 import atexit
 import os
 import select
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-GATHER_SECONDS: Final = 0.02
-"""How long lines gather before they are written: fewer writes, and the thread wakes fifty times a second at most."""
+GATHER_SECONDS: Final = 0.05
+"""How long lines gather before they are written: fewer writes, and the thread wakes twenty times a second at most."""
 
 WAITING_LIMIT_BYTES: Final = 1_048_576
 """How much may wait to be written: some three thousand lines."""
 
-WRITE_LIMIT_BYTES: Final = select.PIPE_BUF
-"""A write of so many bytes is not mixed with those of other workers (POSIX, write)."""
+PIPE_WRITE_LIMIT_BYTES: Final = select.PIPE_BUF
+"""A write of so many bytes to a pipe is not mixed with those of other workers (POSIX, write)."""
+
+FILE_WRITE_LIMIT_BYTES: Final = 65_536
+"""The same for a file or a device, which takes a write whole. Each write makes the event loop wait."""
 
 CLOSE_SECONDS: Final = 1.0
 """How long the end of the process waits for the last lines."""
+
+
+def write_limit_bytes(descriptor: int) -> int:
+    """How many bytes one write may hold, and still not be mixed with those of other workers."""
+    mode = os.fstat(descriptor).st_mode
+    return FILE_WRITE_LIMIT_BYTES if stat.S_ISREG(mode) or stat.S_ISCHR(mode) else PIPE_WRITE_LIMIT_BYTES
 
 
 class LineWriter:
@@ -32,6 +42,7 @@ class LineWriter:
 
     def __init__(self, descriptor: int, *, on_recovered: Callable[[int], None]) -> None:
         self._descriptor = descriptor
+        self._write_limit_bytes = write_limit_bytes(descriptor)
         self._on_recovered = on_recovered
         self._lock = threading.Lock()
         self._lines: deque[bytes] = deque()
@@ -48,16 +59,19 @@ class LineWriter:
 
     def write(self, text: str) -> int:
         """Takes a line, with its line end."""
-        line = text.encode("utf-8", "backslashreplace")
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def write_bytes(self, line: bytes) -> None:
+        """Takes a line in UTF-8, with its line end."""
         with self._lock:
             if self._waiting_bytes + len(line) > WAITING_LIMIT_BYTES:
                 self.dropped += 1
-                return len(text)
+                return
             self._waiting_bytes += len(line)
             self._lines.append(line)
         if not self._has_lines.is_set():
             self._has_lines.set()
-        return len(text)
 
     def flush(self) -> None:
         """Does nothing: the thread writes as soon as it can."""
@@ -87,7 +101,7 @@ class LineWriter:
         taken: list[bytes] = []
         size_bytes = 0
         with self._lock:
-            while self._lines and (not taken or size_bytes + len(self._lines[0]) <= WRITE_LIMIT_BYTES):
+            while self._lines and (not taken or size_bytes + len(self._lines[0]) <= self._write_limit_bytes):
                 taken.append(self._lines.popleft())
                 size_bytes += len(taken[-1])
             self._waiting_bytes -= size_bytes

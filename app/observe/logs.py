@@ -62,7 +62,7 @@ def request_logger(level: str, format_: str) -> Callable[[RequestLine], None] | 
     output = stream()
 
     def write(line: RequestLine) -> None:
-        output.write(encode(line).decode() + "\n")
+        output.write_bytes(encode(line) + b"\n")
 
     return write
 

@@ -12,14 +12,16 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from socketserver import ThreadingMixIn
+from socketserver import BaseServer, ThreadingMixIn
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from app.http.listeners import bound
 from app.observe.logs import RequestLine, stream
+from app.settings import SettingsError
 
 if TYPE_CHECKING:
     # The process that serves the metrics does without Connexion, which these import.
@@ -156,10 +158,16 @@ class BoundedServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], handler: type[QuietHandler]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._slots = threading.BoundedSemaphore(SCRAPES_LIMIT)
-        super().__init__(address, handler)
+    def __init__(self, listener: socket.socket, app: Any, slots: threading.BoundedSemaphore) -> None:
+        # The classes between would bind a socket of their own.
+        address = listener.getsockname()
+        BaseServer.__init__(self, address, QuietHandler)
+        self.socket = listener
+        self.server_name, self.server_port = address[:2]
+        self.setup_environ()
+        self.set_app(app)
+        self._slots = slots
+        self.server_activate()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Begins to answer if there is a thread to be had."""
@@ -196,25 +204,32 @@ def metrics_server(host: str, port: int) -> Iterator[None]:
     would end the process that counts (SIGBUS).
 
     Raises:
-        OSError: it cannot listen there.
+        CannotListen: the port is taken, or the host is unknown or another machine's.
+        SettingsError: there is no folder for the files.
     """
     in_memory = MEMORY if os.access(MEMORY, os.W_OK) else None
-    with TemporaryDirectory(prefix="taskpact-metrics-", dir=in_memory) as folder:
-        os.environ[FOLDER] = folder
-        from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415 - as above
-        from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
-
-        # Each gauge is there from the beginning, and is 0 when no worker lives.
-        Metrics()
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, folder)
-        server = make_server(host, port, make_wsgi_app(registry), BoundedServer, QuietHandler)
-        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-        thread.start()
+    with bound(host, port) as listeners, ExitStack() as stack:
         try:
-            yield
-        finally:
-            del os.environ[FOLDER]
-            server.shutdown()
-            server.server_close()
-            thread.join()
+            folder = stack.enter_context(TemporaryDirectory(prefix="taskpact-metrics-", dir=in_memory))
+            stack.callback(os.environ.pop, FOLDER, None)
+            os.environ[FOLDER] = folder
+            servers = _servers(listeners, folder)
+        except OSError as error:
+            needs = f"a folder with room that can be written, {MEMORY} or TMPDIR"
+            raise SettingsError(f"METRICS_PORT needs {needs}: {error}") from None
+        for server in servers:
+            threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+            stack.callback(server.shutdown)
+        yield
+
+
+def _servers(listeners: list[socket.socket], folder: str) -> list[BoundedServer]:
+    from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415 - as above
+    from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
+
+    # Each gauge is there from the beginning, and is 0 when no worker lives.
+    Metrics()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, folder)
+    app, slots = make_wsgi_app(registry), threading.BoundedSemaphore(SCRAPES_LIMIT)
+    return [BoundedServer(listener, app, slots) for listener in listeners]

@@ -26,7 +26,7 @@ def print_migrations() -> None:
     # With its default parameters, SQLAlchemy would double each percent sign, and psql would read them doubled.
     context.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"})
     with context.begin_transaction():
-        for guard in MIGRATION_GUARDS:
+        for guard in (*MIGRATION_GUARDS, f"set local search_path = {context.config.attributes['search_path']}"):
             context.execute(guard)
         context.run_migrations()
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import psycopg
 import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy import Engine, NullPool
+from sqlalchemy import Engine, NullPool, event, text
 from sqlalchemy.exc import DBAPIError
 
-from db.url import to_conninfo
+from db.statements import ISOLATION, SEARCH_PATH
+from db.url import CLIENT_ENCODING, to_conninfo
 
 CONNECT_SECONDS = 10
 """The time-out for each host of the URL, unless the URL sets `connect_timeout`."""
+
+PINS = f"select set_config('search_path', {SEARCH_PATH}, true), set_config('quote_all_identifiers', 'off', true)"
+"""How names are looked up and written, for one transaction: a pooler gives the session to others after it."""
 
 
 def connect(url: str) -> psycopg.Connection:
@@ -25,12 +29,16 @@ def connect(url: str) -> psycopg.Connection:
     """
     parameters = {"connect_timeout": CONNECT_SECONDS} | conninfo_to_dict(to_conninfo(url))
     # psycopg must not prepare statements by itself: a pooler between here and the server may lose them.
-    return psycopg.connect(make_conninfo("", **parameters), prepare_threshold=None)
+    return psycopg.connect(make_conninfo("", **parameters), prepare_threshold=None, client_encoding=CLIENT_ENCODING)
 
 
 def create_engine(url: str) -> Engine:
-    """SQLAlchemy's engine over `connect`. It closes each connection after its use."""
-    return sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connect(url), poolclass=NullPool)
+    """SQLAlchemy's engine over `connect`, whose transactions begin with `PINS`. Each connection is used once."""
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=lambda: connect(url), poolclass=NullPool, isolation_level=ISOLATION.upper()
+    )
+    event.listen(engine, "begin", lambda connection: connection.execute(text(PINS)))
+    return engine
 
 
 def explain(error: DBAPIError) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db.schema import citus
 from db.schema.engine import create_engine
+from db.schema.fitness import DatabaseUnfit, unfitness
 from db.schema.version import SchemaMismatch, current, suffices
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def migrate(url: str, revision: str = "head") -> str | None:
     Raises:
         sqlalchemy.exc.DBAPIError: the database cannot be reached, or refuses a statement.
         SchemaMismatch: the database's version, or `revision`, is unknown to this release.
+        DatabaseUnfit: the database cannot be Taskpact's.
         MigrationBlocked: no attempt got the locks.
     """
     for attempt in range(1, LOCK_ATTEMPTS + 1):
@@ -82,21 +84,29 @@ def migration_sql(url: str) -> str:
     Raises:
         sqlalchemy.exc.DBAPIError: the database cannot be reached.
         SchemaMismatch: its version is unknown to this release.
+        DatabaseUnfit: the database cannot be Taskpact's.
     """
     from alembic import command  # noqa: PLC0415 - see _alembic
     from alembic.util import CommandError  # noqa: PLC0415
 
     with create_engine(url).connect() as connection:
+        if reason := unfitness(connection):
+            raise DatabaseUnfit(reason)
         version = current(connection)
-        must_distribute = citus.is_installed(connection) and not citus.is_distributed(connection)
+        search_path = connection.scalar(text("show search_path"))
+        must_distribute = citus.is_installed(connection) and (
+            not citus.is_distributed(connection) or citus.forces_policies(connection)
+        )
     output = StringIO()
     try:
         if not suffices(version):
-            command.upgrade(_alembic(output), f"{version or 'base'}:head", sql=True)
+            config = _alembic(output)
+            config.attributes["search_path"] = search_path
+            command.upgrade(config, f"{version or 'base'}:head", sql=True)
     except CommandError as error:
         raise SchemaMismatch(str(error)) from None
     if must_distribute:
-        output.write(f"BEGIN;\n{citus.DISTRIBUTE};\nCOMMIT;\n")
+        output.write(f"BEGIN;\nSET LOCAL search_path = {search_path};\n{citus.DISTRIBUTE};\nCOMMIT;\n")
     return output.getvalue()
 
 
@@ -107,6 +117,8 @@ def _migrate(url: str, revision: str) -> str | None:
     with create_engine(url).begin() as connection:
         for guard in MIGRATION_GUARDS:
             connection.execute(text(guard))
+        if reason := unfitness(connection):
+            raise DatabaseUnfit(reason)
         try:
             if revision == "head":
                 _upgrade_to_head(connection)

@@ -2,7 +2,7 @@
 
     pool          a bounded number of connections, and what becomes of statements that fail
     fair_queue    the statements that wait for a connection, whose users take turns
-    group_commit  writes of different users that share a transaction
+    group_commit  writes that share a transaction
     connection    one server connection, which runs one transaction at a time
     failures      what each failure means: whether it is repeated, and what callers see
 

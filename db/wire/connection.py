@@ -8,8 +8,8 @@ There are three ways in which claims travel:
 
 session     Role, time-out and time zone are set once for the session; each statement sends only the user's id.
 set_config  All claims are sent with each statement: behind a pooler, others use the server's sessions in between.
-set_local   All claims are sent as `SET LOCAL`, between `BEGIN` and `COMMIT`, since Citus repeats these to its shards;
-            still in one round trip. Such a transaction has one statement.
+set_local   All claims are sent as `SET LOCAL`, between `BEGIN` and `COMMIT`, since Citus repeats these to its shards,
+            and since `BEGIN` pins the isolation; still in one round trip. Such a transaction has one statement.
 
 With the first two, statements of several users may share a transaction, each after the claims of its own user.
 """
@@ -29,18 +29,20 @@ from psycopg import errors, pq
 from db.statements import (
     BEGIN,
     CHECK_AT_ONCE,
+    CHECK_AT_ONCE_IN_DO,
     CLAIMS,
     COMMIT,
-    HAS_CITUS,
     LOCAL_CLAIMS,
     ROLLBACK,
     SESSION_CLAIMS,
     SET_LOCAL_USER_ID,
     SHARED_LIMITS,
+    SURROUNDINGS,
     USER_CLAIM,
     Statement,
-    local_timeout,
+    local_setting,
 )
+from db.url import CLIENT_ENCODING
 from db.wire.failures import AnswerLost, NotSent, RolledBack, SendRefused, TookTooLong, find
 
 if TYPE_CHECKING:
@@ -67,8 +69,8 @@ SHARED_STATEMENT_SECONDS: Final = 0.03
 PostgreSQL applies neither to the commit, so that no commit is cancelled that may be done.
 """
 
-PIPELINES_ARE_BLOCKS: Final = {15: 11, 16: 7, 17: 3}
-"""The minor releases from which on `SET CONSTRAINTS` takes a pipeline for a transaction block; earlier ones warn."""
+PIPELINES_ARE_BLOCKS: Final = 180_000
+"""The version of the server from which on `SET CONSTRAINTS` takes a pipeline for a transaction block. 15.20 warns."""
 
 
 class Exchange:
@@ -135,9 +137,11 @@ class Connection:
         self._is_reset.register(self._socket, 0)
         self._limits = (b"%dms" % (statement_seconds * 1000),)
         self._shared_limits = (b"%dms" % (SHARED_LOCK_SECONDS * 1000), b"%dms" % (SHARED_STATEMENT_SECONDS * 1000))
-        major, minor = divmod(self._pgconn.server_version, 10_000)
-        self._checks_at_once = minor >= PIPELINES_ARE_BLOCKS.get(major, 0)
-        self._begin = (BEGIN, *LOCAL_CLAIMS, local_timeout(int(statement_seconds * 1000)))
+        is_new = self._pgconn.server_version >= PIPELINES_ARE_BLOCKS
+        self._check_at_once = CHECK_AT_ONCE if is_new else CHECK_AT_ONCE_IN_DO
+        self._search_path = b""
+        timeout = local_setting("statement_timeout", f"'{int(statement_seconds * 1000)}ms'")
+        self._begin: tuple[Statement, ...] = (BEGIN, *LOCAL_CLAIMS, timeout)
         self._escape = pq.Escaping(self._pgconn).escape_literal
         self._answer_seconds = statement_seconds + GRACE_SECONDS
         self._prepared: set[bytes] = set()
@@ -165,11 +169,10 @@ class Connection:
             psycopg.Error: it did not work, or not in time.
             TimeoutError: the server did not answer when asked how claims travel.
         """
-        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-        self = cls(connection, prepare=False, claims=claims, statement_seconds=statement_seconds, on_lost=on_lost)
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, client_encoding=CLIENT_ENCODING)
+        self = cls(connection, prepare=False, claims="auto", statement_seconds=statement_seconds, on_lost=on_lost)
         try:
-            if claims in ("auto", "session"):
-                self.claims = await self._find_claims()
+            await self._look_around(claims)
         except BaseException:
             self.close()
             if self.cancelling:
@@ -234,11 +237,20 @@ class Connection:
         """Closes the connection; an exchange that is under way ends with `AnswerLost`."""
         self._close(AnswerLost("the connection was closed"))
 
-    async def _find_claims(self) -> Claims:
+    async def _look_around(self, wanted: Claims) -> None:
+        """Finds out how claims travel, and where the tables are."""
         # A pooler reports a process id that is not the server's.
-        if await self.run(b"", SESSION_CLAIMS, (*self._limits, b"%d" % self._pgconn.backend_pid)):
-            return "session"
-        return "set_local" if await self.run(b"", HAS_CITUS, ()) else "set_config"
+        pid = b"%d" % self._pgconn.backend_pid
+        if wanted in ("auto", "session") and await self.run(b"", SESSION_CLAIMS, (*self._limits, pid)):
+            self.claims = "session"
+            return
+        ((search_path, has_citus, is_other_isolation),) = await self.run(b"", SURROUNDINGS, ())
+        if search_path is not None:
+            self._search_path = search_path
+            self._begin += (local_setting("search_path", search_path.decode()),)
+        # Only a block says its isolation.
+        needs_blocks = is_other_isolation == b"t" or (has_citus == b"t" and wanted != "set_config")
+        self.claims = "set_local" if needs_blocks or wanted == "set_local" else "set_config"
 
     def _send_call(
         self, exchange: Exchange, user_id: bytes, statement: Statement, values: Values, *, is_shared: bool
@@ -246,10 +258,13 @@ class Connection:
         if self.claims == "session":
             self._send(exchange, USER_CLAIM, (user_id,))
             self._send(exchange, statement, values)
+        elif self.claims == "auto":
+            self._send(exchange, statement, values)
         elif self.claims == "set_local":
             self._send_block(exchange, user_id, statement, values)
         else:
-            self._send(exchange, CLAIMS, (user_id, *(self._shared_limits[1:] if is_shared else self._limits)))
+            (limit,) = self._shared_limits[1:] if is_shared else self._limits
+            self._send(exchange, CLAIMS, (user_id, limit, self._search_path))
             self._send(exchange, statement, values)
 
     def _send_block(self, exchange: Exchange, user_id: bytes, statement: Statement, values: Values) -> None:
@@ -273,13 +288,11 @@ class Connection:
     def _send_limits(self, exchange: Exchange) -> None:
         """Sends what keeps the statements of a shared transaction short."""
         self._send(exchange, SHARED_LIMITS, self._shared_limits)
-        if self._checks_at_once:
-            self._send(exchange, CHECK_AT_ONCE, ())
+        self._send(exchange, self._check_at_once, ())
 
     def _outcomes(self, exchange: Exchange, count: int) -> list[Outcome]:
         # The claims have results too: a row before each call's, or the tags of a block; so have the limits.
-        first = 1 if count == 1 else 2 + self._checks_at_once
-        answers = exchange.results[-1:] if self.claims == "set_local" else exchange.results[first::2]
+        answers = exchange.results[-1:] if count == 1 else exchange.results[3::2]
         error = exchange.error
         if error is None:
             return [_rows(result) for result in answers]

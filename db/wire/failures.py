@@ -21,6 +21,7 @@ that they know how to handle, and `SendRefused`, a fault of ours (500). All othe
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -153,9 +154,14 @@ NOT, PERHAPS = False, True
 FREE, TRY = False, True
 ALONE = True
 
-# A key is an exception, a SQLSTATE, or the class with which SQLSTATEs begin (PostgreSQL, "Error Codes").
+REFUSED = ("08", "Connection refused|connection to server at|the database system is|too many clients|connection slots")
+NOT_REACHED = ("08", "could not establish any connections")
+NODE_LOST = ("XX", "connection marked as essential|could not commit transaction")
+
+# A key is an exception, a SQLSTATE, or the class with which SQLSTATEs begin (PostgreSQL, "Error Codes"). Beside one of
+# these, a pattern tells two failures apart by their messages, to which Citus's coordinator gives the same SQLSTATE.
 # fmt: off
-FAILURES: Final[dict[type[Exception] | str, Failure]] = {
+FAILURES: Final[dict[type[Exception] | str | tuple[str, str], Failure]] = {
     #                     done?    run again           counts?  connections             outside, metric, alone
     NoConnection: Failure(NOT,     Repeat.TO_FIND_OUT, FREE, Connections.KEEP,       DatabaseUnavailable, "connection"),
     PoolClosed:   Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       DatabaseUnavailable, "connection"),
@@ -168,6 +174,11 @@ FAILURES: Final[dict[type[Exception] | str, Failure]] = {
     TimeoutError: Failure(PERHAPS, Repeat.NEVER,       TRY,  Connections.CLOSE,      DatabaseUnavailable, "timeout"),
     # Connection exceptions: a pooler tells so that its server is gone.
     "08":         Failure(PERHAPS, Repeat.IF_HARMLESS, TRY,  Connections.CLOSE,      DatabaseUnavailable),
+    # Of it: a node of Citus refuses connections, or does not take them in time, so nothing was sent to it. Where it is
+    # lost later, that is an internal error.
+    REFUSED:      Failure(NOT,     Repeat.ALWAYS,      TRY,  Connections.KEEP,       DatabaseUnavailable),
+    NOT_REACHED:  Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       DatabaseUnavailable),
+    NODE_LOST:    Failure(PERHAPS, Repeat.IF_HARMLESS, TRY,  Connections.KEEP,       DatabaseUnavailable),
     # Feature not supported: a prepared statement is stale since the schema changed.
     "0A000":      Failure(NOT,     Repeat.ALWAYS,      TRY,  Connections.CLOSE,      None),
     # Invalid SQL statement name, duplicate prepared statement.
@@ -196,6 +207,8 @@ FAILURES: Final[dict[type[Exception] | str, Failure]] = {
 }
 # fmt: on
 
+TOLD_APART: Final = tuple(key for key in FAILURES if isinstance(key, tuple))
+
 DEMOTED: Final = Failure(NOT, Repeat.ALWAYS, TRY, Connections.CLOSE_IDLE, WritesUnavailable)
 """A read-only transaction, where the URL names several servers and wants the primary: it is another one now."""
 
@@ -208,8 +221,10 @@ def find(error: psycopg.Error | TimeoutError, *, wants_primary: bool = False) ->
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate == "25006" and wants_primary:
         return DEMOTED
-    keys = (sqlstate, sqlstate[:2]) if sqlstate else type(error).__mro__
-    return next((FAILURES[key] for key in keys if key in FAILURES), FAULT)
+    if not sqlstate:
+        return next((FAILURES[key] for key in type(error).__mro__ if key in FAILURES), FAULT)
+    told_apart = [key for key in TOLD_APART if sqlstate.startswith(key[0]) and re.search(key[1], str(error))]
+    return next((FAILURES[key] for key in (*told_apart, sqlstate, sqlstate[:2]) if key in FAILURES), FAULT)
 
 
 def judge(

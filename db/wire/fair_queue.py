@@ -52,6 +52,10 @@ class FairQueue:
         """Whether the user may have one more after all of theirs that wait."""
         return self.held.get(user, 0) + len(self._lines.get(user, ())) < self.share or user == NOBODY
 
+    def is_due(self) -> bool:
+        """Whether somebody waits whose turn it is."""
+        return any(map(self.has_turn, self._lines))
+
     def take(self, user: bytes) -> None:
         """Counts a connection that the user gets."""
         self.held[user] = self.held.get(user, 0) + 1

@@ -1,12 +1,14 @@
-"""Group commit: writes of different users share a transaction, and so one commit and one round trip."""
+"""Group commit: writes that come at once share a transaction, and so one commit and one round trip."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
+from db.statements import Statement
 from db.wire.connection import Call, Connection, Outcome, Row
 from db.wire.failures import NoConnection
 
@@ -35,20 +37,31 @@ PAUSE_SECONDS: Final = 1.0
 """How long there are none then. After it, one more that is slow or fails begins the next pause."""
 
 
-class Write(NamedTuple):
+@dataclass(eq=False, slots=True)
+class Write:
     """A write that is gathered: until when it may wait for a connection, and where its rows are expected."""
 
     call: Call
     give_up_at: float
     answer: asyncio.Future[list[Row]]
 
+    @property
+    def place(self) -> tuple[bytes, bytes]:
+        """Where it stands in the one order in which all transactions lock rows: by user, then by task."""
+        user_id, statement, values = self.call
+        task_id = values[statement.parameters.index("task_id")] if statement.one_task else None
+        return user_id, (task_id or b"").lower()
+
 
 class GroupCommit:
-    """Gathers writes of different users, and runs them in one transaction as if each were alone.
+    """Gathers writes of all users, and runs them in one transaction as if each were alone.
 
     Each write sees its own user's rows only. If one fails, the others are rolled back with it (`RolledBack`), and their
-    callers run them again. A transaction has one write of each user, and runs them in the order of user ids. Rows are
-    locked in this order, so transactions cannot deadlock.
+    callers run them again.
+
+    A transaction runs its writes in the order of users, those of a user in the order of tasks, those of a task as they
+    came. Rows are locked in this order, so transactions cannot deadlock. For that, a write that locks more than one
+    task is the only one of its user in its transaction.
 
     While no transaction is in flight, the next begins at once, so that nobody waits without load. Otherwise it begins
     when one ends, when it is full, or after `LINGER_SECONDS`, whichever comes first. Measured side by side with 16
@@ -68,7 +81,9 @@ class GroupCommit:
         self._take_idle = take_idle
         self._acquire = acquire
         self._run = run
-        self._gathered: dict[bytes, Write] = {}
+        self._gathered: dict[bytes, list[Write]] = {}
+        self.waiting = 0
+        """How many gathered writes wait."""
         self._timer: asyncio.TimerHandle | None = None
         self._is_acquiring = False
         """Whether a transaction is about to get a connection. Others may join it until then."""
@@ -81,14 +96,14 @@ class GroupCommit:
         self._unhealthy = 0.0
         self._paused_until = 0.0
 
-    @property
-    def waiting(self) -> int:
-        """How many gathered writes wait."""
-        return len(self._gathered)
+    def gathers(self, user_id: bytes) -> bool:
+        """Whether writes of the user are gathered."""
+        return user_id in self._gathered
 
-    def has_room(self, user_id: bytes) -> bool:
+    def has_room(self, user_id: bytes, statement: Statement) -> bool:
         """Whether the user's write may join those that are gathered."""
-        if len(self._gathered) >= SHARED_LIMIT or user_id in self._gathered:
+        own = self._gathered.get(user_id)
+        if self.waiting >= SHARED_LIMIT or (own and not (statement.one_task and own[0].call[1].one_task)):
             return False
         now = time.monotonic()
         return now >= self._paused_until and now >= self._kept_out.get(user_id, 0.0)
@@ -109,10 +124,12 @@ class GroupCommit:
             Exception: what `acquire` raises, or the write's outcome.
         """
         loop = asyncio.get_running_loop()
-        write = self._gathered[call[0]] = Write(call, give_up_at, loop.create_future())
+        write = Write(call, give_up_at, loop.create_future())
+        self._gathered.setdefault(call[0], []).append(write)
+        self.waiting += 1
         if self._expiries is not None:
             self._expiries.append(self._expire_in_time(write))
-        if self._timer and len(self._gathered) == SHARED_LIMIT:
+        if self._timer and self.waiting == SHARED_LIMIT:
             self._begin_if_due()
         elif not self._timer and not self._is_acquiring:
             if self._in_flight:
@@ -122,8 +139,7 @@ class GroupCommit:
         try:
             return await write.answer
         finally:
-            if self._gathered.get(call[0]) is write:
-                del self._gathered[call[0]]
+            self._leave(write)
 
     async def close(self) -> None:
         """Waits until everybody has an answer, which is at once when there are no connections any more."""
@@ -131,12 +147,21 @@ class GroupCommit:
         while self._transactions:
             await asyncio.wait(self._transactions)
 
+    def _leave(self, write: Write) -> None:
+        """Gathers the write no more, if it is not taken yet."""
+        own = self._gathered.get(write.call[0], [])
+        if write in own:
+            own.remove(write)
+            self.waiting -= 1
+            if not own:
+                del self._gathered[write.call[0]]
+
     def _expire_in_time(self, write: Write) -> asyncio.TimerHandle:
         seconds = write.give_up_at - time.monotonic()
         return asyncio.get_running_loop().call_later(seconds, self._expire, write)
 
     def _expire(self, write: Write) -> None:
-        if self._gathered.get(write.call[0]) is write and not write.answer.done():
+        if not write.answer.done():
             write.answer.set_exception(NoConnection("no connection in time"))
 
     def _begin_if_due(self) -> None:
@@ -159,7 +184,7 @@ class GroupCommit:
         try:
             connection = self._take_idle()
             if connection is None:
-                self._expiries = [self._expire_in_time(write) for write in self._gathered.values()]
+                self._expiries = [self._expire_in_time(write) for own in self._gathered.values() for write in own]
                 connection = await self._acquire()
             writes = self._take()
             began_at = time.monotonic()
@@ -186,10 +211,11 @@ class GroupCommit:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
 
     def _take(self) -> list[Write]:
-        """Takes the gathered writes in the order of their users, without those whose callers have left."""
+        """Takes the gathered writes, each in its place, without those whose callers have left."""
         self._is_acquiring = False
         for expiry in self._expiries or ():
             expiry.cancel()
         self._expiries = None
-        gathered, self._gathered = self._gathered, {}
-        return [gathered[user] for user in sorted(gathered) if not gathered[user].answer.done()]
+        gathered, self._gathered, self.waiting = self._gathered, {}, 0
+        taken = [write for own in gathered.values() for write in own if not write.answer.done()]
+        return sorted(taken, key=lambda write: write.place)

@@ -74,7 +74,7 @@ class Pool:
     A connection that was idle for `max_idle_seconds` is closed. One that would become older than `max_age_seconds`,
     less some jitter, is replaced after its use, so that no request waits for the new one.
 
-    Under load, writes of different users share a transaction (see `GroupCommit`). Reads need no commit, and would gain
+    Under load, writes that come at once share a transaction (see `GroupCommit`). Reads need no commit, and would gain
     nothing.
 
     Use it as an asynchronous context manager.
@@ -197,7 +197,8 @@ class Pool:
         while True:
             try:
                 held = queue.held.get(user, 0)
-                if shares_left and held < queue.share and self._claims in SHARED_CLAIMS and self._writes.has_room(user):
+                may_share = shares_left and (held < queue.share or self._writes.gathers(user))
+                if may_share and self._claims in SHARED_CLAIMS and self._writes.has_room(user, statement):
                     return await self._run_shared(call, give_up_at, may_be_refused=not tries.perhaps_done)
                 # An idle connection is taken here, since one more coroutine would cost half a microsecond.
                 if self._idle and held < queue.share:
@@ -234,12 +235,17 @@ class Pool:
         user = call[0]
         if may_be_refused and not self._idle:
             self._make_room(user)
-        self._queue.take(user)
+        # The first of a user's writes that share a transaction counts for all of them: they have one connection.
+        counts = not self._writes.gathers(user)
+        if counts:
+            self._queue.take(user)
         try:
             return await self._writes.run(call, give_up_at)
         finally:
-            self._queue.give_back(user)
+            if counts:
+                self._queue.give_back(user)
             self._serve_idle()
+            self._grow_if_due()
 
     async def _run_on(self, connection: Connection, calls: Sequence[Call], user: bytes = NOBODY) -> list[Outcome]:
         """Runs the calls in one transaction, then gives the connection of `user` back, or closes it."""
@@ -253,7 +259,9 @@ class Pool:
             self._queue.give_back(user)
             if self._queue.waiting:
                 self._serve_idle()
-            if not connection.is_lost:
+            if connection.is_lost:
+                self._grow_if_due()
+            else:
                 self._release(connection)
 
     def _serve_idle(self) -> None:
@@ -327,6 +335,11 @@ class Pool:
         if len(self._connecting) < waiting:
             self._begin_connecting()
 
+    def _grow_if_due(self) -> None:
+        """Begins to make a connection if none is, and somebody waits who may have one: another has taken theirs."""
+        if not self._connecting and len(self._connections) < self.limit and self._queue.is_due():
+            self._begin_connecting()
+
     def _begin_connecting(self) -> None:
         if len(self._connecting) + len(self._connections) < self.limit and not self._is_closed:
             connecting = Connection.connect(
@@ -380,6 +393,8 @@ class Pool:
             self._idle.append(connection)
             if self._idle_timer is None:
                 self._set_idle_timer(self._max_idle_seconds)
+        else:
+            self._grow_if_due()
 
     def _set_idle_timer(self, seconds: float) -> None:
         # The loop's clock is coarser than ours: it may call a little early.

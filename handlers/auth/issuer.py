@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import codecs
 import copy
+import os
 import ssl
+from ipaddress import ip_address
 from typing import Annotated, NamedTuple
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import jwt
@@ -87,24 +90,57 @@ class FetchedKeys(NamedTuple):
     """The issuer's `Date` header."""
 
 
-def fetch_keys(url: str, verify: ssl.SSLContext | bool = True) -> FetchedKeys:
-    """Fetches the key set, and blocks for `FETCH_SECONDS` at most, or until the issuer's name is resolved.
+class Proxy(NamedTuple):
+    """A proxy that the environment names."""
 
-    `verify` is httpx's.
+    variable: str
+    url: str
+
+
+def proxy_for(url: httpx.URL) -> Proxy | None:
+    """The proxy through which the environment wants this URL to be fetched; None for one on this machine.
+
+    httpx would choose the same, but refuses some values of NO_PROXY that other programs take, such as `[::1]`.
+    """
+    # Some write IPv6 addresses with brackets, or a port.
+    if is_loopback(url.host) or proxy_bypass(url.host) or proxy_bypass(url.netloc.decode()):
+        return None
+    found = getproxies()
+    for name in (f"{url.scheme}_proxy", "all_proxy"):
+        if proxy := found.get(name.removesuffix("_proxy")):
+            # Lower case goes before upper case, and comes after it in the alphabet.
+            variable = max([spelt for spelt in os.environ if spelt.lower() == name], default=name.upper())
+            return Proxy(variable, proxy if "://" in proxy else f"http://{proxy}")
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this is an address of this machine or a name that always means one (RFC 6761, section 6.3)."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return f".{host.removesuffix('.')}".endswith(".localhost")
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def fetch_keys(url: str, tls: ssl.SSLContext) -> FetchedKeys:
+    """Fetches the key set, and blocks for `FETCH_SECONDS` at most, or until the issuer's name is resolved.
 
     Raises:
         KeySetRefused: the issuer cannot be reached, or its answer has no usable key.
     """
-    try:
-        return asyncio.run(_fetch(url, verify))
-    except TimeoutError:
-        raise KeySetRefused(f"the issuer's answer takes longer than {FETCH_SECONDS:g} s") from None
-    except Exception as error:  # noqa: BLE001 - each library has exceptions of its own for answers it cannot read
-        raise KeySetRefused(_one_line(error)) from None
-
-
-async def _fetch(url: str, verify: ssl.SSLContext | bool) -> FetchedKeys:
     asked = httpx.URL(url)
+    proxy = proxy_for(asked)
+    through = f" (asked through {proxy.variable})" if proxy else ""
+    try:
+        return asyncio.run(_fetch(asked, tls, proxy))
+    except TimeoutError:
+        raise KeySetRefused(f"the issuer's answer takes longer than {FETCH_SECONDS:g} s{through}") from None
+    except Exception as error:  # noqa: BLE001 - each library has exceptions of its own for answers it cannot read
+        raise KeySetRefused(_one_line(error) + through) from None
+
+
+async def _fetch(asked: httpx.URL, tls: ssl.SSLContext, proxy: Proxy | None) -> FetchedKeys:
     headers = {"Accept": "application/json", "Accept-Encoding": "identity", "Host": asked.netloc.decode()}
     extensions = {}
     if asked.host.removesuffix(".").endswith(".localhost"):
@@ -115,7 +151,9 @@ async def _fetch(url: str, verify: ssl.SSLContext | bool) -> FetchedKeys:
     body = bytearray()
     async with (
         asyncio.timeout(FETCH_SECONDS),
-        httpx.AsyncClient(verify=verify, timeout=FETCH_SECONDS, follow_redirects=False) as client,
+        httpx.AsyncClient(
+            verify=tls, proxy=proxy and proxy.url, trust_env=False, timeout=FETCH_SECONDS, follow_redirects=False
+        ) as client,
         client.stream("GET", asked, headers=headers, extensions=extensions) as response,
     ):
         if response.status_code != httpx.codes.OK:

@@ -26,6 +26,9 @@ USER_ID_LIMIT_CHARACTERS = 255
 CLAIM_LIMIT_CHARACTERS = 1_000
 REMEMBERED_TOKENS = 10_000
 
+NO_USER_IDS = frozenset({"", ".", ".."})
+"""The contract refuses these in a path, where the last two mean another place (RFC 3986, section 5.2.4)."""
+
 TIMES = ("exp", "nbf", "iat")
 """Claims that must be a NumericDate: a JSON number, not a string of digits (RFC 7519, section 2).
 
@@ -200,7 +203,7 @@ def _decode(part: str) -> bytes:
 
 def _user(claims: dict[str, Any]) -> User:
     user_id = _text(claims["sub"], USER_ID_LIMIT_CHARACTERS)
-    if not user_id:
+    if user_id is None or user_id in NO_USER_IDS:
         raise TokenInvalid("sub cannot be a user's id")
     return User(
         user_id,

@@ -2,74 +2,63 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
 
+from clients.generators import COMMANDS, HERE, run
 from db.schema.migrate import migrate
 from support.database import new_database
 from support.paths import CONTRACT
+from support.people import make_token
 from support.programs import node_modules
 from support.service import running
 
-HERE = Path(__file__).parent
-COMMANDS = Path(sys.executable).parent
-COMMAND_SECONDS = 120
-
-Run = Callable[..., str]
+TOKEN_SECONDS = 600
 
 
-@pytest.fixture(scope="session")
-def run() -> Run:
-    """Runs a command, which must succeed, and gives what it says."""
-
-    def run(*command: object, cwd: Path) -> str:
-        path = f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"
-        completed = subprocess.run(
-            [str(word) for word in command],
-            cwd=cwd,
-            env=os.environ | {"PATH": path, "PYTHONPATH": "", "PYTHONWARNINGS": "error", "NO_COLOR": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
-        assert completed.returncode == 0, completed.stdout
-        return completed.stdout
-
-    return run
+@pytest.fixture
+def credentials() -> list[str]:
+    """Somebody new, and their token."""
+    user_id = f"user-{uuid4().hex}"
+    return [user_id, make_token(user_id, exp=int(time.time()) + TOKEN_SECONDS)]
 
 
 @pytest.fixture(scope="session")
-def python_client(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the generated package `taskpact_client`, and the scripts that use it."""
     folder = tmp_path_factory.mktemp("python")
-    command = [COMMANDS / "openapi-python-client", "generate", "--path", CONTRACT, "--config", HERE / "python.yaml"]
+    command = [
+        COMMANDS / "openapi-python-client",
+        "generate",
+        "--path",
+        CONTRACT,
+        "--config",
+        HERE / "python" / "python.yaml",
+    ]
     # A warning fails it.
     run(*command, "--meta", "none", "--output-path", folder / "taskpact_client", "--fail-on-warning", cwd=folder)
     for script in ("life.py", "example.py"):
-        shutil.copy(HERE / script, folder)
+        shutil.copy(HERE / "python" / script, folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def typescript_client(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def typescript_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the generated types, and the scripts that use them, compiled."""
-    modules = node_modules(HERE)
+    modules = node_modules(HERE / "typescript")
     folder = tmp_path_factory.mktemp("typescript")
     (folder / "node_modules").symlink_to(modules)
     (folder / "package.json").write_text('{"type": "module"}')
     said = run(modules / ".bin" / "openapi-typescript", CONTRACT, "--output", folder / "schema.d.ts", cwd=folder)
     assert "warn" not in said.lower()
     for name in ("life.ts", "example.ts", "tsconfig.json"):
-        shutil.copy(HERE / name, folder)
+        shutil.copy(HERE / "typescript" / name, folder)
     run(modules / ".bin" / "tsc", cwd=folder)
     return folder
 

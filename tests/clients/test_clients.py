@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from support.people import make_token
+from clients.generators import run
 
 pytestmark = pytest.mark.clients
 
 
-TOKEN_SECONDS = 600
-
-Run = Callable[..., str]
-
-
-@pytest.fixture
-def credentials() -> list[str]:
-    """Somebody new, and their token."""
-    user_id = f"user-{uuid4().hex}"
-    return [user_id, make_token(user_id, exp=int(time.time()) + TOKEN_SECONDS)]
-
-
-def test_the_python_client_and_its_users_have_strict_types(run: Run, python_client: Path) -> None:
+def test_the_python_client_and_its_users_have_strict_types(python_client: Path) -> None:
     run(sys.executable, "-m", "mypy", "--strict", "--cache-dir", python_client / ".cache", ".", cwd=python_client)
 
 
@@ -38,25 +23,23 @@ def test_the_typescript_client_and_its_users_have_strict_types(typescript_client
 
 @pytest.mark.requirement("FR-06", "FR-07", "FR-08", "FR-09", "FR-10", "FR-11", "FR-12", "FR-18", "FR-19")
 def test_the_python_client_works_through_the_life_of_a_task(
-    run: Run, python_client: Path, service_url: str, damaged_url: str, gone_url: str, credentials: list[str]
+    python_client: Path, service_url: str, damaged_url: str, gone_url: str, credentials: list[str]
 ) -> None:
     run(sys.executable, "life.py", service_url, damaged_url, gone_url, *credentials, cwd=python_client)
 
 
 @pytest.mark.requirement("FR-06", "FR-07", "FR-08", "FR-09", "FR-10", "FR-11", "FR-12", "FR-18", "FR-19")
 def test_the_typescript_client_works_through_the_life_of_a_task(
-    run: Run, typescript_client: Path, service_url: str, damaged_url: str, gone_url: str, credentials: list[str]
+    typescript_client: Path, service_url: str, damaged_url: str, gone_url: str, credentials: list[str]
 ) -> None:
     run("node", "life.js", service_url, damaged_url, gone_url, *credentials, cwd=typescript_client)
 
 
-def test_the_python_example_completes_a_task(
-    run: Run, python_client: Path, service_url: str, credentials: list[str]
-) -> None:
+def test_the_python_example_completes_a_task(python_client: Path, service_url: str, credentials: list[str]) -> None:
     assert run(sys.executable, "example.py", service_url, *credentials, cwd=python_client) == "Buy oat milk\n"
 
 
 def test_the_typescript_example_completes_a_task(
-    run: Run, typescript_client: Path, service_url: str, credentials: list[str]
+    typescript_client: Path, service_url: str, credentials: list[str]
 ) -> None:
     assert run("node", "example.js", service_url, *credentials, cwd=typescript_client) == "Buy oat milk\n"

@@ -10,6 +10,6 @@ HERE = ROOT / "tests" / "clients"
 README = ROOT / "README.md"
 
 
-@pytest.mark.parametrize(("name", "language"), [("example.py", "python"), ("example.ts", "ts")])
+@pytest.mark.parametrize(("name", "language"), [("python/example.py", "python"), ("typescript/example.ts", "ts")])
 def test_the_readme_shows_what_the_tests_run(name: str, language: str) -> None:
     assert f"\n```{language}\n{(HERE / name).read_text()}```\n" in README.read_text()

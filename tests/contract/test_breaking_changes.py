@@ -56,7 +56,7 @@ BREAKING = {
         "POST /api/{user_id}/tasks request body application/json/due: was added, and is required",
     ),
     "optional-parameter-made-required": (
-        lambda c: put(components(c, "parameters", "Completed"), required=True),
+        lambda c: put(components(c, "parameters", "CompletedFilter"), required=True),
         "GET /api/{user_id}/tasks query parameter completed: became required",
     ),
     "removed-response-member": (
@@ -66,12 +66,12 @@ BREAKING = {
         ),
         "GET /api/{user_id}/tasks/{task_id} 200 application/json/updated_at: was removed",
     ),
-    "narrowed-enum": (
-        lambda c: schema(c, "ProblemType")["enum"].remove("tag:taskpact.example,2026:task-not-found"),
-        "GET /api/{user_id}/tasks/{task_id} 404 application/problem+json/type: enum was",
+    "closed-enum": (
+        lambda c: put(schema(c, "Title"), enum=["Buy oat milk"]),
+        "POST /api/{user_id}/tasks request body application/json/title: enum was",
     ),
     "removed-media-type": (
-        lambda c: components(c, "requestBodies", "TaskPatch")["content"].pop("application/json"),
+        lambda c: c["paths"][TASK]["patch"]["requestBody"]["content"].pop("application/json"),
         "PATCH /api/{user_id}/tasks/{task_id} request body media types: application/json was removed",
     ),
     "changed-type": (
@@ -114,13 +114,13 @@ HARMLESS = {
     ),
     "added-media-type": (
         lambda c: put(
-            components(c, "requestBodies", "TaskCreate")["content"],
+            c["paths"][TASKS]["post"]["requestBody"]["content"],
             **{"application/vnd.api+json": {"schema": {"type": "object"}}},
         ),
         "POST /api/{user_id}/tasks request body media types: application/vnd.api+json was added",
     ),
     "added-response-header": (
-        lambda c: put(components(c, "responses", "TaskPage")["headers"], Age={"schema": {"type": "string"}}),
+        lambda c: put(c["paths"][TASKS]["get"]["responses"]["200"]["headers"], Age={"schema": {"type": "string"}}),
         "GET /api/{user_id}/tasks 200 headers: Age was added",
     ),
     "required-member-made-optional": (
@@ -138,7 +138,7 @@ HARMLESS = {
     ),
     "added-response-example": (
         lambda c: put(
-            components(c, "responses", "TaskRead")["content"]["application/json"]["examples"],
+            c["paths"][TASK]["get"]["responses"]["200"]["content"]["application/json"]["examples"],
             another={"$ref": "#/components/examples/NewTask"},
         ),
         None,

@@ -25,11 +25,13 @@ from support.service import START_SECONDS, free_port, is_ready, running
 pytestmark = pytest.mark.contract
 
 # Prism 5.14 fails by itself, with 500, at a HEAD that no operation names, and answers other methods that none names; it
-# unpacks what was compressed and does not say so.
+# unpacks what was compressed and does not say so; it takes `*` for a path, and `.` and `..` out of one.
 del test_head_answers_as_get_does_without_the_body  # noqa: F821 - they came with the stars
 del test_head_has_the_headers_of_get_and_no_body  # noqa: F821
 del test_every_answer_tells_its_time  # noqa: F821
 del test_a_large_page_is_compressed_for_who_asks_for_it  # noqa: F821
+del test_the_whole_server_may_be_asked_with_options  # noqa: F821
+del test_a_user_id_that_a_path_would_swallow_is_none  # noqa: F821
 
 
 @pytest.fixture(scope="module")

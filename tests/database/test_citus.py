@@ -15,8 +15,9 @@ from click.testing import CliRunner
 
 from app.cli import main
 from db.embedded import embedded_server
-from db.schema.checks import inspect_database
+from db.schema.checks import check_database
 from db.schema.migrate import migrate
+from db.schema.recommendations import inspect_database
 from db.statements import Statement
 from db.tasks import Tasks, User
 from db.wire.pool import Pool
@@ -38,6 +39,7 @@ IN_FORCE = """
         current_setting('citus.propagate_set_commands', true), current_setting('citus.enable_unsafe_triggers', true)
 """
 FORCED = ["taskstruetrue", "userstruetrue"]
+NOT_FORCED = ["taskstruefalse", "userstruefalse"]
 TASKS = "select user_id, id, title, version, created_at, updated_at from tasks order by id"
 
 
@@ -92,7 +94,8 @@ def test_migrations_distribute_and_going_down_brings_plain_tables_back(citus_url
     before = fetch(citus_url, TASKS)
 
     assert fetch(citus_url, DISTRIBUTED) == [("tasks", "user_id", 2), ("users", "id", 2)]
-    assert fetch(citus_url, IN_FORCE) == [(True, FORCED, True, "local", "on")]
+    assert fetch(citus_url, IN_FORCE) == [(True, NOT_FORCED, True, "local", "on")]
+    assert all(row.passed for row in check_database(citus_url))
     migrate(citus_url, "0002")
     assert fetch(citus_url, DISTRIBUTED) == []
     assert fetch(citus_url, IN_FORCE) == [(True, FORCED, False, None, None)]
@@ -101,6 +104,26 @@ def test_migrations_distribute_and_going_down_brings_plain_tables_back(citus_url
     assert fetch(citus_url, TASKS) == before
     migrate(citus_url, "base")
     assert fetch(citus_url, DISTRIBUTED) == []
+
+
+@pytest.mark.requirement("SR-03", "SC-10")
+@pytest.mark.parametrize("how", ["migrate", "printed"])
+def test_force_is_found_on_distributed_tables_and_taken_off(citus_url: str, how: str) -> None:
+    migrate(citus_url)
+    with psycopg.connect(citus_url) as owner:
+        owner.execute("alter table tasks force row level security")
+    found = check_database(citus_url)[-1]
+    assert (found.name, found.passed) == ("policies", False)
+    assert "Citus would lose" in found.detail
+
+    if how == "migrate":
+        migrate(citus_url)
+    else:
+        with psycopg.connect(citus_url, autocommit=True) as connection:
+            connection.execute(command(citus_url, "migrate", "--sql"))
+
+    assert check_database(citus_url)[-1].passed
+    assert command(citus_url, "migrate", "--sql") == ""
 
 
 @pytest.mark.requirement("DR-04")
@@ -118,7 +141,7 @@ def test_an_extension_that_comes_later_needs_only_another_migrate(plain_url: str
         with psycopg.connect(plain_url, autocommit=True) as connection:
             connection.execute(command(plain_url, "migrate", "--sql"))
 
-    assert check(plain_url)["shards"] == (True, "users and tasks are distributed, and claims reach their shards")
+    assert check(plain_url)["shards"] == (True, "users and tasks are distributed over 2 nodes, and claims reach them")
     assert command(plain_url, "migrate", "--sql") == ""
 
 
@@ -179,6 +202,32 @@ def test_the_check_asks_the_shards(citus_url: str, damage: str, claims: str, say
     assert not passed
     assert says in detail
     assert fetch(citus_url, "select count(*) from users") == [(0,)]
+
+
+LOSE_ONE = """
+    create function lose() returns trigger language plpgsql as $$
+    begin
+        if get_shard_id_for_distribution_column('users', new.id) = 2 then
+            raise connection_failure using message = 'connection to the remote node worker:5434 failed';
+        end if;
+        return new;
+    end $$;
+    create trigger lose before insert on users for each row execute function lose()
+"""
+
+
+@pytest.mark.requirement("NF-03", "SC-10")
+def test_the_check_asks_every_node_names_the_one_that_is_lost_and_goes_on(citus_url: str) -> None:
+    migrate(citus_url)
+    with psycopg.connect(citus_url, autocommit=True) as owner:
+        owner.execute(LOSE_ONE)
+
+    rows = inspect_database(citus_url, prepare=True, claims="auto", pool_size=1)
+
+    assert [row.name for row in rows if not row.passed] == ["shards"]
+    shards = next(row for row in rows if row.name == "shards")
+    assert shards.detail.startswith("1 of 2 nodes do not answer: worker:5434: ")
+    assert rows[-1].name == "prepared statements"
 
 
 @pytest.mark.requirement("NF-03")

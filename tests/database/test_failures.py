@@ -63,11 +63,11 @@ def repeated(left: int, *, perhaps_done: bool = False, after: float = 0.0) -> tu
     return left, perhaps_done, after
 
 
-def sqlstate(code: str) -> psycopg.Error:
+def sqlstate(code: str, message: str = "said by the server") -> psycopg.Error:
     try:
-        return errors.lookup(code)("said by the server")
+        return errors.lookup(code)(message)
     except KeyError:
-        error = psycopg.DatabaseError("said by the server")
+        error = psycopg.DatabaseError(message)
         error.sqlstate = code
         return error
 
@@ -164,6 +164,53 @@ TABLE = {
         sqlstate("08006"),
         "08",
         Connections.CLOSE,
+        {WRITE: OutcomeUnknown, READ: repeated(2), REPEATABLE: repeated(2, perhaps_done=True)},
+    ),
+    "08006 a node of Citus refuses connections": (
+        sqlstate(
+            "08006",
+            "connection to the remote node app@worker:5432 failed with the following error: Connection refused",
+        ),
+        "08",
+        Connections.KEEP,
+        {WRITE: repeated(2), READ: repeated(2), ONE_LEFT: DatabaseUnavailable, PERHAPS_ONE_LEFT: OutcomeUnknown},
+    ),
+    "08006 a node of Citus does not answer": (
+        sqlstate("08006", "could not establish any connections to the node worker:5432 after 30000 ms"),
+        "08",
+        Connections.KEEP,
+        {WRITE: DatabaseUnavailable, READ: DatabaseUnavailable, PERHAPS: OutcomeUnknown},
+    ),
+    "08006 a node of Citus is starting": (
+        sqlstate(
+            "08006",
+            "connection to the remote node app@worker:5432 failed with the following error: FATAL:  the database system"
+            " is starting up",
+        ),
+        "08",
+        Connections.KEEP,
+        {WRITE: repeated(2), ONE_LEFT: DatabaseUnavailable},
+    ),
+    "08006 a node of Citus ended": (
+        sqlstate(
+            "08006",
+            "connection to the remote node app@worker:5432 failed with the following error: server closed the"
+            " connection unexpectedly",
+        ),
+        "08",
+        Connections.CLOSE,
+        {WRITE: OutcomeUnknown, READ: repeated(2)},
+    ),
+    "XX000 a node of Citus was lost while it committed": (
+        sqlstate("XX000", "could not commit transaction for shard 102040 on at least one active node"),
+        "XX",
+        Connections.KEEP,
+        {WRITE: OutcomeUnknown, REPEATABLE: repeated(2, perhaps_done=True)},
+    ),
+    "XX000 a node of Citus was lost": (
+        sqlstate("XX000", "failure on connection marked as essential: worker:5432"),
+        "XX",
+        Connections.KEEP,
         {WRITE: OutcomeUnknown, READ: repeated(2), REPEATABLE: repeated(2, perhaps_done=True)},
     ),
     "0A000 stale plan": (

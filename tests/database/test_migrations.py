@@ -98,6 +98,25 @@ def test_models_and_migrations_make_the_same(database_url: str, empty_url: str, 
     assert fetch(empty_url, DEFINITIONS[kind]) == fetch(database_url, DEFINITIONS[kind])
 
 
+@pytest.mark.requirement("DR-04", "FR-13")
+def test_titles_that_become_blank_get_a_name_and_all_others_stay(empty_url: str) -> None:
+    titles = ["\ufeff", "\ufeff \ufeff", "a\ufeff", "\u200b"]
+    migrate(empty_url, "0002")
+    with psycopg.connect(empty_url) as connection:
+        connection.execute("alter table tasks no force row level security")
+        for number, title in enumerate(titles):
+            insert(connection, "users", "", {"id": str(number)})
+            insert(connection, "tasks", str(number), {"title": title})
+        connection.execute("alter table tasks force row level security")
+
+    migrate(empty_url)
+
+    assert fetch(empty_url, "select title from tasks order by user_id") == [
+        ("Untitled",), ("Untitled",), ("a\ufeff",), ("\u200b",),
+    ]  # fmt: skip
+    assert fetch(empty_url, "select relforcerowsecurity from pg_class where relname = 'tasks'") == [(True,)]
+
+
 @pytest.mark.requirement("DR-04", "SC-04")
 def test_several_processes_may_migrate_one_database_at_once(empty_url: str) -> None:
     processes = [

@@ -28,7 +28,7 @@ def proxied_url(proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-FILTERED = replace(OPERATIONS["list_tasks"], suffix="?limit=1&completed=false&cursor={task_id}")
+FILTERED = replace(OPERATIONS["list_tasks"], suffix=f"?limit=1&completed=false&cursor={'f' * 32}")
 
 
 @pytest.mark.parametrize("operation", [*OPERATIONS.values(), FILTERED], ids=[*OPERATIONS, "list_tasks-filtered"])
@@ -58,6 +58,22 @@ def test_a_key_takes_no_further_round_trip(proxy: Proxy, proxied_url: str, perso
         statuses.append(response.status_code)
 
     assert (statuses, round_trips) == ([201, 201, 422], [1, 1, 1])
+
+
+def test_an_unknown_users_create_takes_no_further_round_trip(proxy: Proxy, person: Make) -> None:
+    with running(proxy.url, DATABASE_POOL_SIZE="1", PROVISION_USERS="false") as url:
+        nobody = person(url=url)
+        assert (
+            nobody.client.post(nobody.tasks, json={"title": "x"}).status_code == 401
+        )  # and has prepared its statement
+        round_trips, statuses = [], []
+        for key in ({}, {"Idempotency-Key": "k"}):
+            before = proxy.syncs
+            response = nobody.client.post(nobody.tasks, json={"title": "x"}, headers=key)
+            round_trips.append(proxy.syncs - before)
+            statuses.append(response.status_code)
+
+    assert (statuses, round_trips) == ([401, 401], [1, 2])
 
 
 @pytest.mark.parametrize("operation", TASK_OPERATIONS.values(), ids=TASK_OPERATIONS)

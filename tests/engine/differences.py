@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from engine.generated import BINARY_UNFRIENDLY_MULTIPLES
+from engine.generated import BINARY_UNFRIENDLY_MULTIPLES, NOT_BLANK
 from engine.oracle import REFUSED, Accepted, Case, outcomes
 
 
@@ -243,6 +243,33 @@ DIFFERENCES = (
         "1e2 is a number in a path as it is in a query; Connexion's router does not match it.",
         lambda case: case.place == "path" and kind(case) == "number" and "e" in case.text.lower(),
         Case("path", {"type": "number"}, (b"1e2",)),
+    ),
+    Difference(
+        "U+0000",
+        "engine",
+        "No string of a request may contain it, whatever its schema says: PostgreSQL stores none.",
+        lambda case: (
+            case.place != "response" and any(isinstance(part, str) and "\0" in part for part in parts(case.value))
+        ),
+        Case("query", {"type": "string"}, (b"p=%00",)),
+    ),
+    Difference(
+        "white space",
+        "either",
+        "`\\s` is what ECMA-262 says: with U+FEFF, and without U+0085 and U+001C to U+001F, which Python has.",
+        lambda case: (
+            mentions(case, "pattern", NOT_BLANK)
+            and any(isinstance(part, str) and re.search("[\x1c-\x1f\x85\ufeff]", part) for part in parts(case.value))
+            and agreed(without(case, "pattern", NOT_BLANK))
+        ),
+        Case("body", {"type": "string", "pattern": NOT_BLANK}, (b'"\\ufeff"',)),
+    ),
+    Difference(
+        "headers without a value",
+        "engine",
+        "An empty header and the words `null` and `undefined` are what programs send that have no value for it.",
+        lambda case: case.place == "header" and case.text in ("", "null", "undefined"),
+        Case("header", {"type": "string"}, (b"undefined",)),
     ),
     Difference(
         "headers that are not text",

@@ -17,7 +17,10 @@ from engine.oracle import Case, Place, Schema
 INPUTS_PER_CONTRACT = 8
 
 
+NOT_BLANK = r"^\s*\S[\s\S]*$"
+
 PATTERNS = {
+    NOT_BLANK: (" a", "\t\n", "\ufeff", "\x85", "\x1c", "\u200b", "\u180e", "\u3000"),
     "^[a-c]+$": ("a", "abc", "cab"),
     "^[0-9]{1,3}$": ("0", "42", "999"),
     "[xyz]": ("x", "axb", "zz"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
+import threading
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +13,7 @@ from connexion.exceptions import NonConformingResponse, NonConformingResponseBod
 from connexion.lifecycle import ConnexionResponse
 
 from openapi.errors import InvalidRequest
+from openapi.responses import THREAD_BYTES, RawHeader, compress
 from support.contracts import (
     DONE,
     JSON,
@@ -137,3 +142,27 @@ def test_a_listed_value_of_a_header_must_be_as_described_too(value: str, is_desc
 
     assert answer.header(b"x-a") == (b"a" if is_described else None)
     assert [type(error) for error in service.errors] == ([] if is_described else [NonConformingResponseHeaders])
+
+
+@pytest.mark.requirement("SR-14")
+def test_a_very_large_answer_is_compressed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop_goes_on = threading.Event()
+    text = b" " * THREAD_BYTES
+
+    def compress_late(body: bytes, *_: int, **__: int) -> bytes:
+        assert loop_goes_on.wait(5)
+        return zlib.compress(body, wbits=31)
+
+    async def main() -> None:
+        response = ConnexionResponse(200, body=text)
+        headers: list[RawHeader] = []
+        compressing = asyncio.ensure_future(compress(response, headers, {"headers": [(b"accept-encoding", b"gzip")]}))
+        await asyncio.sleep(0)
+        loop_goes_on.set()
+        await compressing
+
+        assert gzip.decompress(response.body) == text
+        assert headers == [(b"content-encoding", b"gzip")]
+
+    monkeypatch.setattr(gzip, "compress", compress_late)
+    asyncio.run(main())

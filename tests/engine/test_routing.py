@@ -144,6 +144,18 @@ def test_head_of_its_own_is_used() -> None:
     assert calls == ["peek"]
 
 
+@pytest.mark.parametrize("root_path", ["/todo", "/a.b/c"])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/things", 204), ("/things/a%2Fb", 204), ("/thing", 404), ("/todox/things", 404), ("/aXb/c/things", 404)],
+)
+def test_a_path_may_begin_with_the_root_path_or_not(root_path: str, path: str, status: int) -> None:
+    paths = {"/things": {"get": operation()}, "/things/{thing_id}": {"get": operation("get_thing", parameters=[ID])}}
+    service = Service(contract(paths), root_path=root_path)
+
+    assert [service.request("GET", sent).status for sent in (path, root_path + path)] == [status, status]
+
+
 @pytest.mark.parametrize("url", ["/v1", "/v1/", "https://example.org/v1", "/{version}"])
 def test_paths_begin_with_the_path_of_the_server(url: str) -> None:
     server = {"url": url} | ({"variables": {"version": {"default": "v1"}}} if "{" in url else {})

@@ -110,9 +110,6 @@ STRANGERS: dict[str, Callable[[Mallory], Attack]] = {
 """Attackers without a valid token."""
 
 USERS: dict[str, Callable[[Mallory], Attack]] = {
-    "48 with 1 KB of Prefer": lambda m: Attack(
-        48, m.user(fields=f"Prefer: {filled(chr(34) + chr(92), 1000)}\r\n", method="POST", body=CREATE)
-    ),
     "48 with 60 KB of Accept": lambda m: Attack(48, m.user(fields=f"Accept: {filled('a/b;q=0,')}\r\n")),
     "48 with 60 KB of Accept-Encoding": lambda m: Attack(
         48, m.user("?limit=100", fields=f"Accept-Encoding: {filled('a;q=0,')}\r\n")

@@ -16,7 +16,7 @@ import pytest
 import uvloop
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from db.schema.checks import inspect_database
+from db.schema.recommendations import inspect_database
 from faults.ledger import Ledger, settle
 from faults.load import load
 from support.service import free_port, running_process
@@ -132,4 +132,4 @@ def test_a_pooler_that_loses_prepared_statements_is_found(
     assert checks["prepared statements"].passed is passes
     if not passes:
         assert "set DATABASE_PREPARE=false" in checks["prepared statements"].detail
-    assert [(check.name, check.passed) for check in without[:2]] == [("indexes", True), ("connections", True)]
+    assert [check.name for check in without if not check.passed] == []

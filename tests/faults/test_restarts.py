@@ -78,8 +78,8 @@ def test_two_workers_that_are_told_to_end_answer_what_they_accepted(database_url
     ledger = Ledger()
 
     port = str(free_port())
-    # All come at once to the worker that listens first: ten have its connections, and so many may wait for them.
-    variables = {"WORKERS": "2", "PORT": port, "DATABASE_QUEUE_SIZE": "100"}
+    # All come at once to the worker that listens first, before it has connected to the database: so many may wait.
+    variables = {"WORKERS": "2", "PORT": port, "DATABASE_QUEUE_SIZE": "200"}
 
     async def main(service: Service, again: ExitStack) -> None:
         async with load(service.url, ledger, people=60, pause_seconds=0.01):

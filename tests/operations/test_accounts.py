@@ -115,7 +115,7 @@ def test_another_users_task_as_a_cursor_tells_no_more_than_a_made_up_one(
 
     theirs, made_up = (
         look(proxy, caller, "GET", f"{caller.tasks}?cursor={cursor}", None, {})
-        for cursor in (task_id, str(UUID(int=UUID(task_id).int ^ 1)))
+        for cursor in (UUID(task_id).hex, f"{UUID(task_id).int ^ 1:032x}")
     )
 
     assert theirs == made_up

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+import socket
 import time
 from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qs, urlsplit
@@ -12,7 +14,6 @@ import httpx
 import pytest
 import yaml
 
-from support.operations import WRITES, Operation
 from support.paths import CONTRACT
 from support.people import Person
 from support.service import running
@@ -106,6 +107,51 @@ def test_options_tells_anybody_the_methods_of_a_path(service_url: str, path: str
     assert ("merge-patch" in answer.headers.get("accept-patch", "")) == path.endswith("{task_id}")
 
 
+@pytest.mark.requirement("SC-01")
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("path", PAGES)
+def test_load_balancers_may_ask_with_options(service_url: str, path: str, version: str) -> None:
+    """HAProxy's check asks so by default: `OPTIONS / HTTP/1.0`, without a Host."""
+    head, body = ask_with_options(service_url, path, version)
+
+    assert re.match(rb"HTTP/1\.[01] 204 ", head), head
+    assert body == b""
+    assert b"allow: get, head, options\r\n" in head.lower()
+
+
+@pytest.mark.requirement("SC-01")
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_the_whole_server_may_be_asked_with_options(service_url: str, version: str) -> None:
+    head, body = ask_with_options(service_url, "*", version)
+
+    assert re.match(rb"HTTP/1\.[01] 204 ", head), head
+    assert body == b""
+
+
+def ask_with_options(service_url: str, target: str, version: str) -> tuple[bytes, bytes]:
+    """Head and body of the answer to `OPTIONS target`, asked without a library between."""
+    host, _, port = service_url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        fields = "Host: x\r\nConnection: close\r\n" if version == "1.1" else ""
+        connection.sendall(f"OPTIONS {target} HTTP/{version}\r\n{fields}\r\n".encode())
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    return head, body
+
+
+@pytest.mark.requirement("FR-18")
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_says_which_methods_it_has(service_url: str, path: str) -> None:
+    answer = httpx.post(service_url + path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert answer.json()["type"].endswith("method-not-allowed")
+
+
+@pytest.mark.requirement("FR-18")
+def test_options_finds_nothing_where_nothing_is(service_url: str) -> None:
+    assert httpx.options(f"{service_url}/nothing").status_code == httpx.codes.NOT_FOUND
+
+
 @pytest.mark.requirement("FR-20")
 def test_options_is_no_preflight_unless_it_says_so(database_url: str) -> None:
     origin = {"Origin": "https://app.example"}
@@ -143,55 +189,6 @@ def test_answers_say_what_they_depend_on(database_url: str, alice: Person) -> No
             url + path, headers={"Origin": origin, "Authorization": alice.client.headers["authorization"]}
         )
     assert answer.headers["vary"] == "Accept, Origin"
-
-
-ANSWERED = {name: write for name, write in WRITES.items() if write.status != 204}
-"""The writes that are answered with a task."""
-
-MINIMAL = [
-    ("return=minimal", True),
-    ('RETURN = "minimal"', True),
-    ("respond-async, wait=10, return=minimal; foo=bar", True),
-    ('x="a, return=representation", return=minimal', True),
-    ("return=minimal, return=representation", True),
-    ("return=representation, return=minimal", False),
-    ('x="a, return=minimal"', False),
-    ('x="a\\", return=minimal"', False),
-    ("return, return=minimal", False),
-    ("return=Minimal", False),
-    ("return=minimally", False),
-    ("return", False),
-    ("xreturn=minimal", False),
-    ("handling=strict", False),
-    ('"', False),
-    ("", False),
-    (None, False),
-]
-
-
-@pytest.mark.requirement("FR-06", "FR-09", "FR-11", "FR-12")
-@pytest.mark.parametrize("write", ANSWERED.values(), ids=ANSWERED)
-def test_a_write_is_answered_without_the_task_for_who_prefers_that(alice: Person, write: Operation) -> None:
-    path = write.path(alice.id, create(alice)[0])
-    full = alice.client.request(write.method, path, json=write.body)
-
-    minimal = alice.client.request(write.method, path, json=write.body, headers={"Prefer": "return=minimal"})
-
-    assert (full.status_code, minimal.status_code, minimal.content) == (write.status, 204, b"")
-    assert minimal.headers["preference-applied"] == "return=minimal"
-    place = minimal.headers["location"] if write.method == "POST" else path.removesuffix("/complete")
-    assert alice.client.get(place).headers["etag"] == minimal.headers["etag"]
-    assert "preference-applied" not in full.headers
-
-
-@pytest.mark.requirement("FR-09")
-@pytest.mark.parametrize(("prefer", "is_minimal"), MINIMAL)
-def test_only_the_first_return_preference_counts(alice: Person, prefer: str | None, is_minimal: bool) -> None:
-    path = f"{alice.tasks}/{create(alice)[0]}"
-
-    answer = alice.client.put(path, json={"title": "x"}, headers={} if prefer is None else {"Prefer": prefer})
-
-    assert answer.status_code == (204 if is_minimal else 200)
 
 
 SAFELISTED = {"Cache-Control", "Content-Type"}

@@ -262,6 +262,7 @@ def test_415_for_another_media_type(alice: Person, content_type: str | None) -> 
     response = alice.client.post(alice.tasks, content=b'{"title":"x"}', headers=headers)
 
     assert_problem(response, 415, "unsupported-media-type")
+    assert response.headers.get("accept-encoding") == ("identity" if "Content-Encoding" in headers else None)
 
 
 @pytest.mark.requirement("FR-18", "FR-19")
@@ -272,6 +273,7 @@ def test_415_for_a_content_coding(alice: Person, coding: str) -> None:
     response = alice.client.post(alice.tasks, content=b'{"title":"x"}', headers=headers)
 
     assert_problem(response, 415, "unsupported-media-type")
+    assert response.headers.get("accept-encoding") == ("identity" if "Content-Encoding" in headers else None)
 
 
 @pytest.mark.requirement("FR-06")
@@ -336,7 +338,7 @@ def test_a_chunked_body_is_read(alice: Person) -> None:
         ("limt=1", "limt"),
         ("completed=1", "completed"),
         ("cursor=x", "cursor"),
-        ("cursor=01920f3c7a107cde9b1a3f5e7d9c1b2a", "cursor"),
+        ("cursor=01920f3c-7a10-7cde-9b1a-3f5e7d9c1b2a", "cursor"),
         ("%00=1", "\0"),
         ("=1", ""),
         ("limit=1%ff", ""),

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 from uuid import UUID
 
+import httpx
 import psycopg
 import pytest
+import yaml
 
 from support.operations import CHANGES, TASK_OPERATIONS, Operation
-from support.people import Person
+from support.paths import CONTRACT
+from support.people import Person, make_token
 
 UUID_VERSION = 7
+
+USER_ID = yaml.safe_load(CONTRACT.read_bytes())["components"]["schemas"]["UserId"]
 
 
 def create(person: Person, **members: object) -> dict[str, object]:
@@ -106,7 +113,7 @@ def test_without_a_limit_a_page_has_fifty_tasks(alice: Person) -> None:
     page = alice.client.get(alice.tasks).json()
 
     assert len(page["items"]) == 50
-    assert page["next_cursor"] == page["items"][-1]["id"]
+    assert page["next_cursor"]
 
 
 @pytest.mark.requirement("FR-08")
@@ -307,6 +314,10 @@ def test_head_answers_as_get_does_without_the_body(alice: Person) -> None:
         pytest.param({"title": "x", "description": ""}, id="empty-description"),
         pytest.param({"title": "x", "description": None}, id="null-description"),
         pytest.param({"title": "\u001c"}, id="a-control-character-is-not-blank"),
+        *(
+            pytest.param({"title": invisible, "description": invisible}, id=f"invisible-{ord(invisible):04X}")
+            for invisible in "\u0085\u200b\u2800\u3164\u180e\u00ad\u115f\u2060\u200d\ufe0f\U000e0020"
+        ),
         pytest.param({"title": "'; drop table tasks; --", "description": '"\\\n{}%s$1'}, id="sql-is-text"),
     ],
 )
@@ -314,6 +325,58 @@ def test_what_the_contract_allows_is_kept_as_sent(alice: Person, members: dict[s
     task = create(alice, **members)
 
     assert members.items() <= task.items()
+
+
+@pytest.mark.requirement("FR-06", "FR-07", "FR-18", "SC-03")
+@pytest.mark.parametrize("character", ["x", "é", "語", "🙂", "%", "/", "."])
+def test_the_longest_valid_values_break_no_bound_of_an_answer(person: Callable[..., Person], character: str) -> None:
+    somebody = person(character * USER_ID["maxLength"])
+    client, tasks = somebody.client, f"/api/{quote(somebody.id, safe='')}/tasks"
+    members = {"title": character * 200, "description": character * 2000}
+    key = {"Idempotency-Key": "k" * 255}
+
+    made = [client.post(tasks, json=members, headers=key) for _ in range(2)]
+    place = made[0].headers["location"]
+    answers = [*made, client.get(place)]
+    changes = {"PUT": members | {"completed": True}, "PATCH": members}
+    answers += [client.request(method, place, json=body) for method, body in changes.items()]
+    answers.append(client.patch(f"{place}/complete"))
+    client.post(tasks, json=members)
+    first = client.get(tasks, params={"limit": 1, "completed": False})
+    cursor = client.get(tasks, params={"limit": 1}).json()["next_cursor"]
+    answers += [first, client.get(tasks, params={"limit": 100, "cursor": cursor, "completed": True})]
+    listed = client.get(place).headers["etag"].ljust(1024, ",")
+    answers.append(client.delete(place, headers={"If-Match": listed}))
+
+    assert [answer.status_code for answer in answers] == [201, 201, 200, 200, 200, 200, 200, 200, 204]
+    assert {answer.headers["location"] for answer in made} == {place}
+
+
+@pytest.mark.requirement("FR-04", "FR-05", "FR-06")
+@pytest.mark.parametrize("sub", [".", ".."])
+@pytest.mark.parametrize("path", [".", "..", "%2E", "%2e%2E", "alice"])
+def test_a_user_id_that_a_path_would_swallow_is_none(service_url: str, sub: str, path: str) -> None:
+    """Clients drop such segments, encoded or not (RFC 3986, section 5.2.4), so no `Location` could lead to the task."""
+    ours, others = make_token(sub), make_token("alice")
+
+    with socket.create_connection((httpx.URL(service_url).host, httpx.URL(service_url).port or 80)) as connection:
+        answers = []
+        for token in (ours, others):
+            connection.sendall(
+                f"GET /api/{path}/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+            )
+            answers.append(int(connection.recv(65_536).split()[1]))
+
+    assert answers[0] == 401
+    assert answers[1] == (200 if path == "alice" else 403)
+
+
+@pytest.mark.requirement("FR-05")
+@pytest.mark.parametrize("sub", ["...", ".a", "..a", "a.", "a..", "...."])
+def test_other_user_ids_with_dots_are_as_any(person: Callable[..., Person], sub: str) -> None:
+    somebody = person(sub)
+    task = create(somebody)
+    assert somebody.client.get(f"/api/{sub}/tasks/{task['id']}").json() == task
 
 
 @pytest.mark.requirement("FR-13", "FR-14", "FR-18")

@@ -160,13 +160,17 @@ def test_a_policy_that_is_dropped_without_another_hides_even_the_own_rows(
 
 
 @pytest.mark.requirement("SR-03", "DR-01")
-def test_every_table_with_users_data_is_under_forced_row_level_security(owner: psycopg.Connection) -> None:
+def test_every_table_with_users_data_is_under_row_level_security_forced_where_that_is_safe(
+    owner: psycopg.Connection,
+) -> None:
     tables = owner.execute(
         "select relname, relrowsecurity, relforcerowsecurity from pg_class"
         " where relkind = 'r' and relnamespace = current_schema::regnamespace order by relname"
     ).fetchall()
 
-    assert tables == [("alembic_version", False, False), ("tasks", True, True), ("users", True, True)]
+    # Citus would lose the rows of tables that force it when their owner moves shards.
+    forced = "TEST_CITUS" not in os.environ
+    assert tables == [("alembic_version", False, False), ("tasks", True, forced), ("users", True, forced)]
 
 
 @pytest.mark.requirement("SR-08")

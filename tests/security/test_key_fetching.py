@@ -238,6 +238,38 @@ async def test_names_below_localhost_mean_this_machine(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "app.localhost"])
+async def test_this_machine_is_asked_without_a_proxy(
+    key_set: KeySet, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    for name in ("HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setattr(key_set, "_url", issuer.url.replace("127.0.0.1", host))
+
+    assert await found(key_set, "first")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+async def test_other_machines_are_asked_through_the_proxy_which_is_named_if_that_fails(
+    key_set: KeySet, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, log: list[dict[str, Any]], name: str
+) -> None:
+    for other in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(other, raising=False)
+    # A proxy is asked for the whole URL. This one is an issuer itself, and answers like any other path.
+    monkeypatch.setenv(name, issuer.url.removesuffix("/jwks"))
+    monkeypatch.setattr(key_set, "_url", "http://issuer.invalid/jwks")
+
+    assert await found(key_set, "first")
+    issuer.answer = send(b"", 502)
+    assert not await found(key_set, "second")
+
+    assert set(issuer.asked) == {"http://issuer.invalid/jwks"}
+    assert [entry["reason"] for entry in log] == [f"the issuer answered 502 (asked through {name})"]
+
+
+@pytest.mark.anyio
 async def test_a_thousand_keys_are_read_and_hold_up_nobody(
     key_set: KeySet, issuer: Issuer, log: list[dict[str, Any]]
 ) -> None:

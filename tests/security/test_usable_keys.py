@@ -15,7 +15,7 @@ from handlers.auth.tokens import TokenInvalid, Verifier
 from support.issuer import ALGORITHMS, Issuer, Signer, new_signer
 from support.keys import ED448, FIRST, K256, P256, P384, P521, RSA, SECOND, found
 
-pytestmark = pytest.mark.requirement("FR-02")
+pytestmark = pytest.mark.requirement("FR-02", "SC-09")
 
 RSA_ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
 

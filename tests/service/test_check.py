@@ -72,8 +72,8 @@ def test_nothing_is_found_where_nothing_is_wrong(database_url: str) -> None:
 
     assert code == 0, found
     assert list(found) == [
-        "settings", "database", "role", "schema", "policies", "indexes", "connections",
-        "prepared statements", "keys", "clock",
+        "settings", "database", "role", "schema", "policies", "indexes", "grants",
+        "connections", "prepared statements", "keys", "clock",
     ]  # fmt: skip
     assert {state for state, _ in found.values()} == {"ok"}
     assert found["keys"][1] == f"1 of the issuer's key set, {url}"
@@ -270,6 +270,16 @@ def test_a_key_set_that_is_none_is_found(database_url: str, answer: bytes, statu
     assert (code, found["keys"][0]) == (1, "failed")
     assert says in found["keys"][1]
     assert found["keys"][1].endswith("correct JWT_JWKS_URL, or start the issuer")
+
+
+def test_a_proxy_that_cannot_be_used_is_found() -> None:
+    code, found = check(
+        "postgresql://x@127.0.0.1/x", JWT_JWKS_URL="https://issuer.example/jwks", ALL_PROXY="socks://s3cr3t@x"
+    )
+
+    assert (code, list(found), found["settings"][0]) == (1, ["settings"], "failed")
+    assert found["settings"][1].startswith("ALL_PROXY must be")
+    assert "s3cr3t" not in str(found)
 
 
 def test_an_issuer_out_of_reach_is_found(database_url: str) -> None:

@@ -29,6 +29,7 @@ from db.schema.migrate import migrate
 from db.schema.version import head
 from support.database import new_database
 from support.people import SECRET, make_token
+from support.service import free_port
 
 TASKPACT = Path(sys.executable).with_name("taskpact")
 WAIT_SECONDS = 30
@@ -47,11 +48,6 @@ class Service:
     def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
         return self.process.wait(WAIT_SECONDS)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @contextmanager
@@ -125,8 +121,10 @@ def test_serve_needs_nothing_and_keeps_tasks_and_secret_between_starts(tmp_path:
 
     token = run("token", "demo", TASKPACT_DATA_DIR=str(data)).stdout.strip()
     headers = {"Authorization": f"Bearer {token}"}
-    with serving(tmp_path, "--workers", "2", TASKPACT_DATA_DIR=str(data)) as service:
+    with serving(tmp_path, "--workers", "2", "--host", "::", TASKPACT_DATA_DIR=str(data)) as service:
         assert httpx.get(f"{service.url}/api/demo/tasks/{created['id']}", headers=headers).json() == created
+        # Not every client can connect to the address that means all of them.
+        assert "curl -X POST http://localhost:" in service.printed
         assert secret.read_text() == kept
         assert service.end(signal.SIGINT) == 0
         assert database_process(data) is None
@@ -217,6 +215,16 @@ def test_token_refuses_where_only_the_issuer_can_sign() -> None:
 @pytest.mark.requirement("NF-03", "SR-15")
 def test_a_key_set_without_an_audience_is_refused_in_one_line() -> None:
     assert_one_line(run("serve", JWT_JWKS_URL="https://issuer.example/jwks"), "JWT_AUDIENCE must be set")
+
+
+@pytest.mark.requirement("NF-03", "SR-06")
+@pytest.mark.parametrize(
+    ("name", "value"), [("ALL_PROXY", "socks5://somebody:s3cr3t@127.0.0.1"), ("SSL_CERT_FILE", "/nowhere")]
+)
+def test_a_key_set_that_the_environment_keeps_from_being_fetched_is_told_in_one_line(name: str, value: str) -> None:
+    variables = {"JWT_JWKS_URL": "https://issuer.example/jwks", "JWT_AUDIENCE": "any", name: value}
+
+    assert_one_line(run("serve", PORT="0", **variables), f"{name} (must be|cannot be used)")
 
 
 @pytest.mark.requirement("SR-06", "SR-07")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,7 +81,8 @@ def test_a_reader_that_stops_reading_changes_no_answer_and_is_told_what_it_misse
         assert statuses(url, rounds) == [401, 403, 200, 200] * rounds
 
         read, deadline = b"", time.monotonic() + 10
-        while b"log_lines_dropped" not in read and time.monotonic() < deadline:
+        # What follows the last line end is a line that is not whole yet.
+        while b"log_lines_dropped" not in read.rpartition(b"\n")[0] and time.monotonic() < deadline:
             try:
                 read += os.read(reader, PIPE_BYTES)
             except BlockingIOError:
@@ -88,7 +90,7 @@ def test_a_reader_that_stops_reading_changes_no_answer_and_is_told_what_it_misse
 
     assert b"log_lines_dropped" in read
     if log_format == "json":
-        told = [json.loads(line) for line in read.splitlines()[:-1]]
+        told = [json.loads(line) for line in read.rpartition(b"\n")[0].splitlines()]
         dropped = sum(line["count"] for line in told if line["event"] == "log_lines_dropped")
         assert 0 < dropped < 6 * rounds
 
@@ -129,6 +131,33 @@ def test_lines_arrive_whole_and_in_order(tmp_path: Path) -> None:
 
         assert read_until(reader, lambda read: len(read) >= len(expected)) == expected
     assert (writer.dropped, told) == (0, [])
+
+
+@pytest.mark.parametrize(("takes_writes_whole", "limit_bytes"), [(True, 65_536), (False, select.PIPE_BUF)])
+def test_a_write_holds_no_more_than_is_never_mixed_with_another_worker_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes_writes_whole: bool, limit_bytes: int
+) -> None:
+    sizes_bytes: list[int] = []
+    real_write = os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        sizes_bytes.append(len(data))
+        return real_write(descriptor, data)
+
+    monkeypatch.setattr(lines.os, "write", write)
+    line = "x" * 999 + "\n"
+    with pipe(tmp_path) as (path, reader):
+        descriptor = os.open(tmp_path / "file" if takes_writes_whole else path, os.O_WRONLY | os.O_CREAT)
+        writer = LineWriter(descriptor, on_recovered=[].append)
+        for _ in range(200):
+            writer.write(line)
+        if not takes_writes_whole:
+            read_until(reader, lambda read: len(read) >= 200 * len(line))
+        writer.close()
+        os.close(descriptor)
+
+    assert sum(sizes_bytes) == 200 * len(line)
+    assert limit_bytes - len(line) < max(sizes_bytes) <= limit_bytes
 
 
 def test_what_waits_is_bounded_and_the_rest_is_counted_and_told_once_it_is_read_again(tmp_path: Path) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from tempfile import gettempdir
 from uuid import uuid4
 
 import httpx
@@ -24,11 +25,12 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.cli import main
+from app.observe import metrics
 from app.observe.metrics import MEMORY, SCRAPES_LIMIT
 from db.schema.migrate import migrate
 from support.database import new_database
 from support.people import SECRET, make_token
-from support.service import free_port, running_process
+from support.service import SERVE, free_port, running_process, serving
 
 WAIT_SECONDS = 20
 POOL_SIZE = 4
@@ -154,7 +156,7 @@ def test_what_a_dead_worker_counted_stays_and_what_it_had_is_gone(tmp_path: Path
     assert counted(more) == {("list_tasks", "401"): 20}
     # The new worker goes on with the files of the dead one.
     assert owners == {"MainProcess", "worker-0", "worker-1"}
-    assert folder.parent == (MEMORY if MEMORY.is_dir() else Path(gettempdir()))
+    assert folder.parent == (MEMORY if MEMORY.is_dir() else Path(tempfile.gettempdir()))
     assert not folder.exists()
 
 
@@ -211,3 +213,30 @@ def test_the_port_answers_a_bounded_number_of_connections_and_goes_on(tmp_path: 
 
         assert cut_off == {b""}
         assert httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
+
+
+def test_two_workers_count_where_shared_memory_cannot_be_written(tmp_path: Path, database_url: str) -> None:
+    rights = [] if os.geteuid() == 0 else ["--map-root-user"]
+    apart = ["unshare", "--mount", *rights, "sh", "-c", f'mount -t tmpfs -o ro none {MEMORY} && exec "$@"', ""]
+    if subprocess.run([*apart, "true"], check=False).returncode:
+        pytest.skip("this machine lets nobody mount file systems of their own")
+    port = free_port()
+    variables = {"METRICS_PORT": str(port), "WORKERS": "2", "TMPDIR": str(tmp_path)}
+    with serving(database_url, tmp_path / "log", command=[*apart, *SERVE], **variables):
+        wait_for(port, lambda samples: samples["taskpact_workers",] == 2)
+
+        assert len(list(tmp_path.glob("taskpact-metrics-*/*"))) > 0
+
+
+@pytest.mark.requirement("NF-03")
+def test_without_a_folder_for_the_files_the_start_fails_in_one_line(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(metrics, "MEMORY", tmp_path / "nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "neither"))
+    variables = {"DATABASE_URL": database_url, "JWT_SECRET": SECRET, "METRICS_PORT": str(free_port()), "PORT": "0"}
+
+    result = CliRunner().invoke(main, ["serve"], env=variables)
+
+    assert result.exit_code == 1
+    assert re.fullmatch("Error: METRICS_PORT needs a folder .* TMPDIR: .*No such file.*neither.*\n", result.stderr)

@@ -219,7 +219,7 @@ def test_nothing_follows_a_connect(url: str) -> None:
 def test_workers_that_cannot_start_end_the_service() -> None:
     code = (
         "import uvicorn; from app.http import workers;"
-        "workers.serve(uvicorn.Config('app.nowhere:app', port=0, workers=2), drain_seconds=0)"
+        "workers.serve(uvicorn.Config('app.nowhere:app', workers=2), [], drain_seconds=0)"
     )
 
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import attrs
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from app.settings import Settings, SettingsError, read_settings
+from app.settings import Settings, SettingsError, issuer_tls, names_passed_over, read_settings
+from support.service import running_process
 
 URL = "postgresql://somebody:s3cr3t@db.example/tasks"
 SECRET = "s3cr3t of the thirty-two bytes that it has to have"
@@ -52,12 +55,22 @@ GOOD = [
     ("PORT", "0", "port", 0),
     ("PORT", "65535", "port", 65535),
     ("METRICS_PORT", "9100", "metrics_port", 9100),
+    ("ROOT_PATH", "/", "root_path", ""),
+    *(("ROOT_PATH", path, "root_path", path) for path in (
+        "/todo", "/a/b/c", "/api", "/docs/x", "/docs2", "/v1.0", "/-._~", "/...", "/.a/b..", f"/{'x' * 199}",
+    )),
     ("WORKERS", "10", "workers", 10),
     ("KEEP_ALIVE_SECONDS", "3600", "keep_alive_seconds", 3600),
     ("DRAIN_SECONDS", "0", "drain_seconds", 0),
     ("CORS_ORIGINS", "https://a.example", "cors_origins", ("https://a.example",)),
     ("CORS_ORIGINS", "https://a.example, http://localhost:3000", "cors_origins", ("https://a.example", "http://localhost:3000")),
-    ("CORS_ORIGINS", "http://[::1]:5173", "cors_origins", ("http://[::1]:5173",)),
+    *(("CORS_ORIGINS", origin, "cors_origins", (origin,)) for origin in (
+        "http://[::1]:5173", "capacitor://localhost", "ionic://localhost", "tauri://localhost", "app://-",
+        "app://obsidian.md", "http://my_app.example", "https://_a.b_c.example:8443", "https://xn--bcher-kva.example",
+        "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb", "vscode-webview://1k2l3m", "com.example+x-y.z://host",
+        "moz-extension://2c127fa4-62c7-7e4f-90e5-472b45eecfdc", "http://127.0.0.1:3000", "https://a.example.",
+        "safari-web-extension://E3DA05BD-0D3D-4D4C-A3B6-06D9C4A37F80", "custom://host:80", "http://a.example:443",
+    )),
     ("LOG_LEVEL", "debug", "log_level", "debug"),
     ("LOG_FORMAT", "json", "log_format", "json"),
     ("PROVISION_USERS", "false", "provision_users", False),
@@ -150,6 +163,11 @@ BAD = {
     "JWT_CACHE_SIZE": ["0", "-1", "x", "10000001"],
     "PORT": ["65536", "http"],
     "METRICS_PORT": ["0", "65536", "http"],
+    "ROOT_PATH": [
+        *("//", "todo", "todo/", "/todo/", "//todo", "/a//b", ".", "/.", "/..", "/a/../b", "/a/.", "/docs", "*"),
+        *("/a b", "/a%20b", "/%2e", "/a?b", "/a#b", "/a;b", "/{a}", "/a:b", "/bücher", "/a\\b", '/"', "/\udcff"),
+        *("https://a.example/todo", f"/{'x' * 200}", *(f"/todo{inner}" for inner in INNER), " /todo", "\n/todo"),
+    ],
     "WORKERS": ["0", "257", "21"],
     "KEEP_ALIVE_SECONDS": ["0", "3601"],
     "DRAIN_SECONDS": ["-1", "601"],
@@ -163,6 +181,33 @@ BAD = {
         "http://a.example:80",
         "a.example",
         "null",
+        "javascript:alert(1)",
+        "javascript://a.example",
+        "file://",
+        "file://a.example",
+        "data://a.example",
+        "blob://a.example",
+        "wss://a.example",
+        "capacitor://",
+        "capacitor://localhost/",
+        "capacitor://*",
+        "Capacitor://localhost",
+        "capacitor:localhost",
+        "1app://localhost",
+        "tauri://somebody@localhost",
+        "https://somebody:s3cr3t@a.example",
+        "https://a.example/path",
+        "https://a.example?x",
+        "https://a.example#x",
+        "https://bücher.example",
+        "https://a.example:0443",
+        "https://a.example:",
+        "https://a.example:123456",
+        "https://a b.example",
+        "https://a.example https://b.example",
+        "chrome-extension://*",
+        "https://a.example,null",
+        "https://a.example,*",
     ],
     "LOG_LEVEL": ["DEBUG", "trace"],
     "LOG_FORMAT": ["text"],
@@ -313,6 +358,19 @@ def test_every_spelling_of_the_url_is_one_that_libpq_reads(scheme: str) -> None:
     assert url.reveal() == URL
 
 
+@pytest.mark.requirement("NF-03")
+@pytest.mark.parametrize("user", ["u@", "u:s3cr3t@", ""])
+@pytest.mark.parametrize("address", ["::1", "2001:db8::7", "fe80:0:0:0:0:0:0:1"])
+@pytest.mark.parametrize("port", [":5432", ""])
+def test_an_ipv6_address_wants_its_brackets(user: str, address: str, port: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({"DATABASE_URL": f"postgresql://{user}{address}{port}/x", "JWT_SECRET": SECRET})
+    assert str(refused.value) == "DATABASE_URL has an IPv6 address without brackets: write it as [::1], or [::1]:5432"
+
+    url = f"postgresql://{user}[{address}]{port}/x"
+    assert read_settings({"DATABASE_URL": url, "JWT_SECRET": SECRET}).database_url.reveal() == url
+
+
 @pytest.mark.requirement("SR-07")
 def test_tls_and_several_hosts_pass_through() -> None:
     given = (
@@ -335,3 +393,116 @@ def test_tls_and_several_hosts_pass_through() -> None:
         "connect_timeout": "3",
         "options": "-c search_path=x",
     }
+
+
+@pytest.mark.requirement("NF-03")
+@pytest.mark.parametrize("value", ["tcp://10.0.0.1:80", "udp://10.0.0.1:53", "sctp://[fd00::1]:80"])
+def test_a_port_that_kubernetes_set_for_a_service_is_passed_over(value: str) -> None:
+    variables = {"JWT_SECRET": SECRET, "DATABASE_URL": "postgresql:///x", "PORT": value, "METRICS_PORT": value}
+    settings = read_settings(variables)
+
+    assert (settings.port, settings.metrics_port) == (8000, None)
+    assert names_passed_over(variables) == ["PORT", "METRICS_PORT"]
+
+
+@pytest.mark.requirement("NF-03")
+def test_a_port_that_is_only_wrong_is_refused() -> None:
+    with pytest.raises(SettingsError, match="METRICS_PORT must be"):
+        read_settings({"METRICS_PORT": "http://10.0.0.1:80"})
+
+
+@pytest.mark.requirement("NF-03")
+def test_the_start_warns_of_a_port_that_is_passed_over(database_url: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with running_process(database_url, log, METRICS_PORT="tcp://10.0.0.1:80"):
+        pass
+
+    (warning,) = [
+        line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "variable_passed_over"
+    ]
+    assert (warning["name"], warning["level"]) == ("METRICS_PORT", "warning")
+
+
+ISSUER = "https://issuer.example/jwks"
+
+UNUSABLE = {
+    "socks-without-its-package": ("ALL_PROXY", "socks5://somebody:s3cr3t@127.0.0.1:1080"),
+    "socks-of-no-version": ("all_proxy", "socks://somebody:s3cr3t@127.0.0.1:1080"),
+    "another-scheme": ("HTTPS_PROXY", "ftp://somebody:s3cr3t@proxy.example"),
+    "no-host": ("https_proxy", "http://"),
+    "no-such-host": ("HTTPS_PROXY", "http://somebody:s3cr3t@[proxy"),
+    "no-such-port": ("HTTPS_PROXY", "http://somebody:s3cr3t@proxy.example:99999"),
+    "a-slash-in-the-password": ("HTTPS_PROXY", "somebody:s3cr3t/x@proxy.example:3128"),
+    "a-line-end": ("HTTPS_PROXY", "http://somebody:s3cr3t@proxy.example:3128\n"),
+    "no-certificates": ("SSL_CERT_FILE", "/nowhere/s.pem"),
+    "not-certificates": ("SSL_CERT_FILE", __file__),
+    "no-folder-of-certificates": ("SSL_CERT_DIR", "/nowhere:/neither"),
+    "no-folder-for-keys": ("SSLKEYLOGFILE", "/nowhere/keys"),
+}
+"""Variables with which no key set can be fetched from an issuer elsewhere."""
+
+OF_NO_MATTER = {
+    "a-proxy": {"HTTPS_PROXY": "http://somebody:s3cr3t@proxy.example:3128"},
+    "a-proxy-without-scheme": {"https_proxy": "proxy.example:3128"},
+    "lower-case-first": {"HTTPS_PROXY": "ftp://x", "https_proxy": "http://proxy.example"},
+    "another-schemes-proxy": {"HTTP_PROXY": "socks://127.0.0.1:1080"},
+    "a-proxy-for-others": {"ALL_PROXY": "socks://127.0.0.1:1080", "NO_PROXY": ".example"},
+    "a-proxy-for-nobody": {"ALL_PROXY": "socks://127.0.0.1:1080", "NO_PROXY": "*"},
+    "brackets": {"NO_PROXY": "localhost,[::1]"},
+    "a-range": {"NO_PROXY": "fd00::/8, 10.0.0.0/8"},
+    "not-urls": {"NO_PROXY": "http://[x, a b,,"},
+    "nothing": {"HTTPS_PROXY": "", "NO_PROXY": "", "SSL_CERT_FILE": "", "SSL_CERT_DIR": "", "SSLKEYLOGFILE": ""},
+}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment of this process, without its variables for proxies and TLS."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith("SSL"):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.requirement("NF-03", "SR-06")
+@pytest.mark.parametrize(("name", "value"), UNUSABLE.values(), ids=UNUSABLE)
+def test_what_keeps_the_key_set_from_being_fetched_is_named(
+    environment: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    environment.setenv(name, value)
+
+    with pytest.raises(SettingsError, match=rf"\A{name} ") as refusal:
+        issuer_tls(ISSUER)
+
+    assert "s3cr3t" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.requirement("NF-03")
+@pytest.mark.parametrize("variables", OF_NO_MATTER.values(), ids=OF_NO_MATTER)
+def test_what_does_not_matter_to_the_key_set_is_no_mistake(
+    environment: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+
+    issuer_tls(ISSUER)
+
+
+@pytest.mark.requirement("NF-03")
+@pytest.mark.parametrize("host", ["localhost", "app.localhost", "127.0.0.1", "127.1.2.3", "[::1]"])
+def test_an_issuer_on_this_machine_needs_no_proxy(environment: pytest.MonkeyPatch, host: str) -> None:
+    environment.setenv("ALL_PROXY", "socks://127.0.0.1:1080")
+
+    issuer_tls(f"http://{host}:3000/jwks")
+
+
+@pytest.mark.requirement("NF-03")
+@pytest.mark.parametrize("excepted", ["2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:8443", "*"])
+def test_an_address_is_excepted_from_proxies_however_it_is_written(
+    environment: pytest.MonkeyPatch, excepted: str
+) -> None:
+    environment.setenv("ALL_PROXY", "socks://127.0.0.1:1080")
+    environment.setenv("NO_PROXY", excepted)
+
+    issuer_tls("https://[2001:db8::1]:8443/jwks")

@@ -109,7 +109,7 @@ def test_requests_and_statements_are_spans_of_the_callers_trace(
         "traceparent": f"00-{TRACE_ID}-{CALLER_ID}-01",
         "X-Request-Id": "a-7",
     }
-    with serving(tmp_path, database_url, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as url:
+    with serving(tmp_path, database_url, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, ROOT_PATH="/todo") as url:
         made = httpx.post(f"{url}/api/{user}/tasks", json={"title": "a-title-of-theirs"}, headers=headers)
         page = httpx.get(f"{url}/nowhere")
     log = (tmp_path / "log").read_text()
@@ -119,7 +119,7 @@ def test_requests_and_statements_are_spans_of_the_callers_trace(
     assert (request.name, request.kind, request.parent_id, request.status) == ("create_task", 2, CALLER_ID, 0)
     assert request.attributes == {
         "http.request.method": "POST",
-        "http.route": "/api/{user_id}/tasks",
+        "http.route": "/todo/api/{user_id}/tasks",
         "http.response.status_code": 201,
         "url.scheme": "http",
         "taskpact.request_id": "a-7",

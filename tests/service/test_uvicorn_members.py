@@ -13,14 +13,14 @@ import app.http
 
 MEMBERS = {
     "uvicorn.config": "STARTUP_FAILURE",
-    "uvicorn.config:Config": "bind_socket configure_logging workers",
-    "uvicorn.lifespan.on:LifespanOn": "state",
+    "uvicorn.config:Config": "configure_logging workers",
+    "uvicorn.lifespan.on:LifespanOn": "shutdown state",
     "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading read_paused resume_reading write_paused",
     "uvicorn.protocols.http.httptools_impl": "HttpToolsProtocol RequestResponseCycle STATUS_LINE",
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (
         "_should_upgrade _start_asgi_task access_logger app app_state connection_lost connection_made cycle"
         " data_received eof_received flow headers logger loop on_header on_headers_complete on_message_complete"
-        " on_response_complete on_url parser pause_writing pipeline resume_writing root_path scope server_state"
+        " on_response_complete on_url parser pause_writing pipeline resume_writing scope server_state"
         " shutdown timeout_keep_alive transport url"
     ),
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": (

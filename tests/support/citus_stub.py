@@ -22,6 +22,15 @@ create table citus_stub.pg_dist_partition (
 alter table citus_stub.pg_dist_partition set schema pg_catalog;
 grant select on pg_dist_partition to public;
 
+create view citus_stub.citus_shards as
+    select logicalrelid as table_name, shardid, 'worker' as nodename, 5432 + shardid as nodeport
+    from pg_dist_partition, generate_series(1, 2) as shardid;
+alter view citus_stub.citus_shards set schema pg_catalog;
+grant select on citus_shards to public;
+
+create function get_shard_id_for_distribution_column(regclass, value text) returns bigint immutable
+return 1 + abs(hashtext(value)) % 2;
+
 create function column_to_column_name(regclass, text) returns text immutable return $2;
 
 create function create_distributed_table(

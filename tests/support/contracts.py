@@ -80,12 +80,13 @@ class Service:
     contract: Contract
     handlers: dict[str, Handler] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+    root_path: str = ""
     errors: list[Exception] = field(default_factory=list)
     received: int = 0
 
     def __post_init__(self) -> None:
         middlewares: list[Any] = [
-            partial(RoutingMiddleware, on_error=self.on_error),
+            partial(RoutingMiddleware, on_error=self.on_error, root_path=self.root_path),
             partial(ContractMiddleware, on_error=self.on_error, state_names=tuple(self.state)),
             LifespanMiddleware,
         ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from app.settings import read_settings
 from support.people import SECRET, make_token
 
 START_SECONDS = 20
+SERVE = [sys.executable, "-m", "app", "serve"]
+
+# Runs of the tests that go on side by side take different ones.
+_ports = iter(random.SystemRandom().sample(range(10_000, 32_000), 22_000))
 
 
 @contextmanager
@@ -31,7 +36,7 @@ def running(database_url: str, **variables: str) -> Iterator[str]:
     settings = read_settings({"DATABASE_URL": database_url, "LOG_LEVEL": "error"} | keys | variables)
     configure_logs(settings.log_level, settings.log_format)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(server_config(settings, create_app(settings), port=0))
+        server = Server(server_config(settings, create_app(settings)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + START_SECONDS
@@ -55,13 +60,15 @@ class Service:
 
 
 @contextmanager
-def serving(database_url: str, log: Path, **variables: str) -> Iterator[Service]:
-    """The service as its command runs it, a process of its own that logs to `log`."""
-    url = f"http://127.0.0.1:{variables.get('PORT') or free_port()}"
+def serving(
+    database_url: str, log: Path, address: str = "127.0.0.1", command: Sequence[str] = SERVE, **variables: str
+) -> Iterator[Service]:
+    """The service as its command runs it, a process of its own that logs to `log` and is asked at this address."""
+    url = f"http://{address}:{variables.get('PORT') or free_port()}"
     keys = {} if "JWT_JWKS_URL" in variables else {"JWT_SECRET": SECRET}
     environment = os.environ | {"DATABASE_URL": database_url, "PORT": url.rpartition(":")[2]} | keys | variables
     with log.open("wb") as stderr:
-        process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=environment, stderr=stderr)
+        process = subprocess.Popen(command, env=environment, stderr=stderr)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not is_ready(url):
@@ -92,9 +99,14 @@ def is_ready(url: str) -> bool:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nobody listens on, each time another one.
+
+    It lies below those that the kernel gives to clients (from 32768 on), so that none takes it before it is used.
+    """
+    while True:
+        port = next(_ports)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def assert_keeps_users_apart(database_url: str) -> None:

@@ -145,6 +145,25 @@ GRANTS = (
     """,
 )
 
+# A database's default privileges may give others rights on each new table, and policies do not bind `truncate`.
+REVOKE_DEFAULTS = """
+do $$
+declare
+    given record;
+begin
+    for given in
+        select distinct oid::regclass as relation,
+            case grantee when 0 then 'public' else grantee::regrole::text end as grantee
+        from pg_class, aclexplode(relacl)
+        where oid in ('users'::regclass, 'tasks'::regclass, 'alembic_version'::regclass)
+        and grantee <> relowner
+    loop
+        execute format('revoke all on %s from %s', given.relation, given.grantee);
+    end loop;
+end
+$$
+"""
+
 REVOKES = (
     "do $$ begin execute format('revoke usage on schema %I from taskpact_api', current_schema()); end $$",
     "revoke all on alembic_version from taskpact_api",
@@ -152,7 +171,7 @@ REVOKES = (
 
 
 def upgrade() -> None:
-    for statement in (CREATE_ROLE, *DOMAINS, *TABLES, *TRIGGER, *POLICIES, *GRANTS):
+    for statement in (CREATE_ROLE, *DOMAINS, *TABLES, *TRIGGER, *POLICIES, REVOKE_DEFAULTS, *GRANTS):
         op.execute(statement)
 
 

@@ -6,8 +6,6 @@ import createClient, { type Client } from "openapi-fetch";
 import type { components, paths } from "./schema";
 
 type Problem = components["schemas"]["Problem"];
-type ProblemType = components["schemas"]["ProblemType"];
-type Name = ProblemType extends `tag:taskpact.example,2026:${infer Rest}` ? Rest : never;
 
 const TASKS = 250;
 const [url, damagedUrl, goneUrl, user_id, token] = process.argv.slice(2) as [string, string, string, string, string];
@@ -17,7 +15,7 @@ function connect(baseUrl = url, bearer = token): Client<paths> {
   return createClient<paths>({ baseUrl, headers: { Authorization: `Bearer ${bearer}` } });
 }
 
-function refuse(answer: { error?: Problem; response: Response }, status: number, name: Name): Problem {
+function refuse(answer: { error?: Problem; response: Response }, status: number, name: string): Problem {
   const { error, response } = answer;
   assert(error);
   assert.deepEqual([response.status, error.status, error.type], [status, status, `tag:taskpact.example,2026:${name}`]);
@@ -82,13 +80,6 @@ assert.deepEqual(same.data, bread.data);
 refuse(await client.POST("/api/{user_id}/tasks", { params: named, body: milk }), 422, "idempotency-key-reused");
 const breadPath = { user_id, task_id: bread.data.id };
 await client.DELETE("/api/{user_id}/tasks/{task_id}", { params: { path: breadPath } });
-
-// Written without being told the result, for who prefers that.
-const preferring = { path, header: { Prefer: "return=minimal" } };
-const unseen = await client.POST("/api/{user_id}/tasks", { params: preferring, body: milk });
-assert.deepEqual([unseen.response.status, unseen.data, unseen.error], [204, undefined, undefined]);
-const place = { user_id, task_id: unseen.response.headers.get("Location")!.split("/").at(-1)! };
-await client.DELETE("/api/{user_id}/tasks/{task_id}", { params: { path: place } });
 
 // Deleted, and gone.
 const deleted = await client.DELETE("/api/{user_id}/tasks/{task_id}", { params: { path: one } });
