@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -23,6 +23,12 @@ import rows
 
 HERE = Path(__file__).parent
 FASTIFY = HERE / "fastify"
+GO = HERE / "go"
+
+GO_PACKAGES = Path("/usr/share/gocode")
+"""Where Debian's packages of Go are."""
+
+GO_DEBIAN = "golang-go golang-github-jackc-pgx-v4-dev golang-github-golang-jwt-jwt-dev"
 
 HOST = "127.0.0.1"
 START_SECONDS = 30
@@ -43,6 +49,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "connexion": (*UVICORN, "--factory", "peers.stock_connexion:create"),
     "litestar": (*UVICORN, "peers.litestar_msgspec:app"),
     "fastify": ("node", str(FASTIFY / "server.js")),
+    "go": (str(GO / "server"),),
     "uvicorn": (*UVICORN, "--no-access-log", "peers.bare:app"),
 }
 TITLES = {
@@ -52,6 +59,7 @@ TITLES = {
     "connexion": "Connexion, SQLAlchemy, psycopg",
     "litestar": "Litestar, msgspec, asyncpg",
     "fastify": "Fastify, pg (Node)",
+    "go": "net/http, pgx (Go, two threads)",
     "uvicorn": "limit: uvicorn",
     "pgbench": "limit: pgbench",
 }
@@ -95,10 +103,35 @@ class Server:
         return self.process.memory_info().rss / 2**20
 
 
+class Cluster:
+    """The database server of all contenders. In a round, only one of them uses it."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is that of `embedded_server`."""
+        pid = int((folder / "postgresql" / "postmaster.pid").read_text().splitlines()[0])
+        self._postmaster = psutil.Process(pid)
+
+    def cpu_seconds(self) -> dict[int, float]:
+        """The time of each of its processes, by their ids."""
+        seconds = {}
+        for process in self._postmaster.children():
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                seconds[process.pid] = times.user + times.system
+        return seconds
+
+
 def reason_to_leave_out(name: str) -> str | None:
-    """Why a contender cannot take part here, None where it can; Fastify is installed on the way."""
-    if name != "fastify":
-        return None
+    """Why a contender cannot take part here, None where it can; Fastify is installed and Go built on the way."""
+    match name:
+        case "fastify":
+            return _install_fastify()
+        case "go":
+            return _build_go()
+    return None
+
+
+def _install_fastify() -> str | None:
     if not shutil.which("node") or not shutil.which("npm"):
         return "fastify is left out: there is no Node here"
     installed = FASTIFY / "node_modules" / ".package-lock.json"
@@ -108,6 +141,15 @@ def reason_to_leave_out(name: str) -> str | None:
             return "fastify is left out: `npm ci` failed"
         installed.touch()
     return None
+
+
+def _build_go() -> str | None:
+    go = shutil.which("go")
+    if go is None or not (GO_PACKAGES / "src" / "github.com" / "jackc" / "pgx").exists():
+        return f"go is left out: `apt-get install {GO_DEBIAN}`"
+    environment = os.environ | {"GO111MODULE": "off", "GOPATH": str(GO_PACKAGES)}
+    built = subprocess.run([go, "build", "-o", str(GO / "server"), "."], cwd=GO, env=environment, check=False)
+    return "go is left out: `go build` failed" if built.returncode else None
 
 
 @contextmanager
@@ -185,7 +227,7 @@ def check(server: Server) -> None:
         page = response.json()
         newest = [created["id"], *map(str, reversed(ids))][: rows.LIST_LIMIT]
         _expect(server, "list", response, [task["id"] for task in page["items"]], newest)
-        _expect(server, "list", response, page["next_cursor"], newest[-1])
+        _expect(server, "list", response, UUID(page["next_cursor"]), UUID(newest[-1]))
         for task in page["items"]:
             _check_task(server, "list", task, user, {})
         # Those who must be refused.

@@ -51,10 +51,10 @@ TASK: dict[str, Any] = {
     "title": "Buy oat milk",
     "description": "The barista kind, two litres.",
     "completed": False,
-    "created_at": NOW.isoformat(),
-    "updated_at": NOW.isoformat(),
+    "created_at": f"{NOW:%Y-%m-%dT%H:%M:%S.%fZ}",
+    "updated_at": f"{NOW:%Y-%m-%dT%H:%M:%S.%fZ}",
 }
-PAGE = {"items": [TASK] * rows.LIST_LIMIT, "next_cursor": TASK["id"]}
+PAGE = {"items": [TASK] * rows.LIST_LIMIT, "next_cursor": TASK_IDS[0].hex}
 LOCATION = f"/api/{USER_ID}/tasks/{TASK['id']}"
 
 
@@ -62,7 +62,7 @@ class StubTasks:
     """Answers as `db.tasks.Tasks` does, without asking anybody."""
 
     row = TaskRow(json.dumps(TASK).encode(), 1)
-    rows = Page([row.json] * rows.LIST_LIMIT, TASK["id"])
+    rows = Page([row.json] * rows.LIST_LIMIT, TASK_IDS[0].hex)
 
     async def get(self, *_: Any) -> TaskRow:
         return self.row
@@ -78,7 +78,7 @@ def taskpact() -> tuple[ASGIApp, dict[str, Any]]:
     """The service, with the state that its lifespan would have made."""
     variables = {"DATABASE_URL": "postgresql:///unused", "JWT_SECRET": rows.SECRET, "LOG_LEVEL": "error"}
     configure_logs("error", "json")
-    state = {"tasks": StubTasks(), "verifier": Verifier(SharedSecret(rows.SECRET.encode()))}
+    state = {"root_path": "", "tasks": StubTasks(), "verifier": Verifier(SharedSecret(rows.SECRET.encode()))}
     return create_app(read_settings(variables)), state
 
 

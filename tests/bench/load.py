@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import click
 import rows
-from contenders import Failed, Server
+from contenders import Cluster, Failed, Server
 
 from db.statements import API_ROLE, CREATE, GET, LIST, REPLACE, TOGGLE, USER_CLAIM, Statement
 
@@ -34,6 +34,7 @@ class Sample:
     p50_ms: float
     p99_ms: float
     cpu_us: float | None = None
+    database_cpu_us: float | None = None
 
 
 def require_wrk() -> str:
@@ -45,13 +46,15 @@ def require_wrk() -> str:
     return wrk
 
 
-def run_wrk(server: Server, requests: Path, *, connections: int, seconds: float) -> Sample:
+def run_wrk(
+    server: Server, requests: Path, *, connections: int, seconds: float, database: Cluster | None = None
+) -> Sample:
     """Loads a server for so many seconds.
 
     Raises:
         Failed: any answer was not a success, or did not come.
     """
-    cpu_before = server.cpu_seconds()
+    cpu_before, database_before = server.cpu_seconds(), database.cpu_seconds() if database else {}
     command = [
         require_wrk(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds:.0f}s",
         "--timeout", f"{TIMEOUT_SECONDS}s", "--script", str(HERE / "wrk.lua"), server.url, "--", str(requests),
@@ -62,9 +65,15 @@ def run_wrk(server: Server, requests: Path, *, connections: int, seconds: float)
     report = json.loads(done.stdout.strip().splitlines()[-1])
     if report["refused"] or report["broken"] or not report["requests"]:
         raise Failed(f"{server.name}, {requests.stem}: not all were successes: {report}")
-    cpu_us = (server.cpu_seconds() - cpu_before) / report["requests"] * 1e6
+    database_now = database.cpu_seconds() if database else {}
+    us = 1e6 / report["requests"]
     return Sample(
-        report["requests"], report["requests"] / report["seconds"], report["p50_ms"], report["p99_ms"], cpu_us
+        report["requests"],
+        report["requests"] / report["seconds"],
+        report["p50_ms"],
+        report["p99_ms"],
+        (server.cpu_seconds() - cpu_before) * us,
+        sum(now - database_before.get(pid, 0) for pid, now in database_now.items()) * us if database else None,
     )
 
 
@@ -128,8 +137,6 @@ def _pgbench() -> Path:
 def _to_pgbench(statement: Statement, constants: dict[str, str]) -> str:
     """The statement with `:name` for `$1`, or a constant."""
     names = statement.parameters
-    return re.sub(
-        r"\$(\d+)",
-        lambda found: constants.get(name := names[int(found[1]) - 1], f":{name}"),
-        statement.sql.decode(),
-    )
+    # pgbench would take the colons of a format of times for variables; quoted, they are the same to PostgreSQL.
+    sql = statement.sql.decode().replace("HH24:MI:SS", 'HH24":"MI":"SS')
+    return re.sub(r"\$(\d+)", lambda found: constants.get(name := names[int(found[1]) - 1], f":{name}"), sql)

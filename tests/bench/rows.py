@@ -26,6 +26,13 @@ OPERATIONS = ("read", "list", "create", "replace", "toggle", "mix")
 MIX = ("read",) * 16 + ("list", "create", "replace", "toggle")
 """Of the mix, 80 % are reads."""
 
+SCENARIOS: dict[str, tuple[str, int, int]] = {
+    **{operation: (operation, USERS, TASKS_PER_USER) for operation in OPERATIONS},
+    **{f"one-user-{operation}": (operation, 1, TASKS_PER_USER) for operation in OPERATIONS},
+    "one-task-toggle": ("toggle", 1, 1),
+}
+"""What is measured: an operation, of so many users, each on so many of their tasks."""
+
 REQUESTS_PER_FILE = 20_000
 """As many as the fastest contender answers in a few seconds: a replacement seldom writes what is there already."""
 
@@ -74,17 +81,20 @@ def make_databases(cluster_url: str, names: list[str]) -> dict[str, str]:
     return urls
 
 
-def write_requests(path: Path, operation: str, round_number: int) -> None:
-    """Writes one operation's requests for wrk.lua, one a line: others in each round, the same for every contender."""
-    chance = random.Random(f"{SEED} {operation} {round_number}")  # noqa: S311
+def write_requests(path: Path, scenario: str, round_number: int) -> None:
+    """Writes one scenario's requests for wrk.lua, one a line: others in each round, the same for every contender."""
+    chance = random.Random(f"{SEED} {scenario} {round_number}")  # noqa: S311
+    operation, number_of_users, tasks_of_each = SCENARIOS[scenario]
     owned = people()
-    tokens = {user: token(user) for user in owned}
-    users = list(owned)
+    users = list(owned)[:number_of_users]
+    tokens = {user: token(user) for user in users}
     with path.open("w") as file:
         for _ in range(REQUESTS_PER_FILE):
             user = chance.choice(users)
             kind = chance.choice(MIX) if operation == "mix" else operation
-            method, target, body = request(kind, user, chance.choice(owned[user]), chance.randrange(10**6))
+            method, target, body = request(
+                kind, user, chance.choice(owned[user][:tasks_of_each]), chance.randrange(10**6)
+            )
             text = "" if body is None else json.dumps(body)
             file.write(f"{method}\t{target}\t{tokens[user]}\t{text}\n")
 

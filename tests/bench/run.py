@@ -2,10 +2,10 @@
 
     python tests/bench/run.py
 
-Needs wrk (`apt-get install wrk`), and Node 20 for one of the peers. All of them write an access log, to nowhere. Rounds
-are interleaved and the order turns, so that a machine whose speed drifts drifts for all. Taskpact runs as it ships,
-with row-level security and its answers validated; no peer has the former, only Connexion the latter: that is their
-advantage.
+Needs wrk (`apt-get install wrk`), and for two of the peers Node 20, and Go with pgx. All of them write an access log,
+to nowhere. Rounds are interleaved and the order turns, so that a machine whose speed drifts drifts for all. CPU is what
+a request takes of the contender's process, and of the database. Taskpact runs as it ships, with row-level security and
+its answers validated; no peer has the former, only Connexion the latter: that is their advantage.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import click
 import rows
-from contenders import COMMANDS, TITLES, Server, check, reason_to_leave_out, run_alone, running
+from contenders import COMMANDS, TITLES, Cluster, Server, check, reason_to_leave_out, run_alone, running
 from load import Sample, require_wrk, run_pgbench, run_wrk
 from report import Samples, draw, print_tables, summarize, to_json
 from rich.console import Console
@@ -34,7 +34,7 @@ WARM_UP_SECONDS = 1
 
 def split(_context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
     names = value.split(",")
-    known = TITLES if parameter.name == "only" else rows.OPERATIONS
+    known = TITLES if parameter.name == "only" else rows.SCENARIOS
     if unknown := set(names) - set(known):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(known)}")
     return names
@@ -51,7 +51,7 @@ def split(_context: click.Context, parameter: click.Parameter, value: str) -> li
     show_default=True,
     help="Who takes part.",
 )
-@click.option("--operations", callback=split, default=",".join(rows.OPERATIONS), show_default=True)
+@click.option("--operations", callback=split, default=",".join(rows.SCENARIOS), show_default=True)
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Where to write everything that was measured."
 )
@@ -80,11 +80,12 @@ def main(
         servers = {
             name: stack.enter_context(running(name, COMMANDS[name], urls[name])) for name in names if name in COMMANDS
         }
+        database = Cluster(folder / "data")
         warm_up(servers.values(), folder, connections)
 
         def measure(operation: str, name: str, requests: Path) -> Sample:
             if name in servers:
-                return run_wrk(servers[name], requests, connections=connections, seconds=seconds)
+                return run_wrk(servers[name], requests, connections=connections, seconds=seconds, database=database)
             return run_pgbench(urls[name], operation, connections=connections, seconds=seconds)
 
         samples = interleave(measure, names, operations, rounds, folder, console)

@@ -49,6 +49,7 @@ def contract(controller: str, authenticate: str) -> dict[str, Any]:
         for operation in path.values():
             if isinstance(operation, dict):
                 operation["x-openapi-router-controller"] = controller
+    document["components"]["headers"]["RequestId"]["required"] = False  # The service's front door adds it.
     document["components"]["securitySchemes"]["bearer"]["x-bearerInfoFunc"] = authenticate
     return document
 
@@ -72,7 +73,7 @@ async def list_tasks(
         query = query.where(Task.completed == completed)
     async with new_session() as session:
         tasks = (await session.scalars(query)).all()
-    next_cursor = str(tasks[limit - 1].id) if len(tasks) > limit else None
+    next_cursor = tasks[limit - 1].id.hex if len(tasks) > limit else None
     page = {"items": [to_json(task) for task in tasks[:limit]], "next_cursor": next_cursor}
     headers = {**JSON, "Cache-Control": "private, no-cache", "Vary": "Accept, Accept-Encoding"}
     if next_cursor:
