@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
+import psycopg
 import rows
 from contenders import COMMANDS, TITLES, Cluster, Server, check, reason_to_leave_out, run_alone, running
 from load import Sample, require_wrk, run_pgbench, run_wrk
@@ -30,6 +31,8 @@ from db.embedded import embedded_server
 BASE = "usual"
 LIMITS = {"uvicorn": ("read",), "pgbench": ("read", "list", "create", "replace", "toggle")}
 WARM_UP_SECONDS = 1
+MAX_CONNECTIONS = 300
+"""Each contender keeps its connections open, sixteen or so, and pgbench has as many as there is load."""
 
 
 def split(_context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
@@ -76,6 +79,9 @@ def main(
     base = BASE if BASE in names else names[0]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="taskpact-bench-")))
+        with embedded_server(folder / "data") as url, psycopg.connect(url, autocommit=True) as connection:
+            # The server takes the setting when it starts again.
+            connection.execute(f"alter system set max_connections = {MAX_CONNECTIONS}")
         urls = rows.make_databases(stack.enter_context(embedded_server(folder / "data")), names)
         servers = {
             name: stack.enter_context(running(name, COMMANDS[name], urls[name])) for name in names if name in COMMANDS
