@@ -34,8 +34,8 @@ const (
 	columns   = "id::text, user_id, title, description, completed, created_at, updated_at"
 	changed   = "version = version + 1, updated_at = now()"
 	get       = "select " + columns + " from tasks where user_id = $1 and id = $2"
-	list      = "select " + columns + " from tasks where user_id = $1 order by id desc limit $2"
-	listAfter = "select " + columns + " from tasks where user_id = $1 and id < $3 order by id desc limit $2"
+	list      = "select " + columns + " from tasks where user_id = $1 order by tasks.id desc limit $2"
+	listAfter = "select " + columns + " from tasks where user_id = $1 and id < $3 order by tasks.id desc limit $2"
 	create    = "insert into tasks (user_id, id, title, description) values ($1, $2, $3, $4) returning " + columns
 	replace   = "update tasks set title = $3, description = $4, completed = coalesce($5, completed), " + changed +
 		" where user_id = $1 and id = $2 returning " + columns
