@@ -24,7 +24,7 @@ class Cycle(RequestResponseCycle):
             protocol.flow,
             protocol.logger,
             protocol.access_logger,
-            False,
+            False,  # No access log: `RequestLog` writes it.
             protocol.server_state.default_headers,
             Event(),
             expects_continue,

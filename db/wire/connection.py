@@ -135,8 +135,9 @@ class Connection:
         self._socket = self._pgconn.socket
         self._is_reset = select.poll()
         self._is_reset.register(self._socket, 0)
-        self._limits = (b"%dms" % (statement_seconds * 1000),)
-        self._shared_limits = (b"%dms" % (SHARED_LOCK_SECONDS * 1000), b"%dms" % (SHARED_STATEMENT_SECONDS * 1000))
+        self._limit = b"%dms" % (statement_seconds * 1000)
+        self._shared_limit = b"%dms" % (SHARED_STATEMENT_SECONDS * 1000)
+        self._shared_lock_limit = b"%dms" % (SHARED_LOCK_SECONDS * 1000)
         is_new = self._pgconn.server_version >= PIPELINES_ARE_BLOCKS
         self._check_at_once = CHECK_AT_ONCE if is_new else CHECK_AT_ONCE_IN_DO
         self._search_path = b""
@@ -241,7 +242,7 @@ class Connection:
         """Finds out how claims travel, and where the tables are."""
         # A pooler reports a process id that is not the server's.
         pid = b"%d" % self._pgconn.backend_pid
-        if wanted in ("auto", "session") and await self.run(b"", SESSION_CLAIMS, (*self._limits, pid)):
+        if wanted in ("auto", "session") and await self.run(b"", SESSION_CLAIMS, (self._limit, pid)):
             self.claims = "session"
             return
         ((search_path, has_citus, is_other_isolation),) = await self.run(b"", SURROUNDINGS, ())
@@ -263,7 +264,7 @@ class Connection:
         elif self.claims == "set_local":
             self._send_block(exchange, user_id, statement, values)
         else:
-            (limit,) = self._shared_limits[1:] if is_shared else self._limits
+            limit = self._shared_limit if is_shared else self._limit
             self._send(exchange, CLAIMS, (user_id, limit, self._search_path))
             self._send(exchange, statement, values)
 
@@ -287,11 +288,11 @@ class Connection:
 
     def _send_limits(self, exchange: Exchange) -> None:
         """Sends what keeps the statements of a shared transaction short."""
-        self._send(exchange, SHARED_LIMITS, self._shared_limits)
+        self._send(exchange, SHARED_LIMITS, (self._shared_lock_limit, self._shared_limit))
         self._send(exchange, self._check_at_once, ())
 
     def _outcomes(self, exchange: Exchange, count: int) -> list[Outcome]:
-        # The claims have results too: a row before each call's, or the tags of a block; so have the limits.
+        # A shared transaction begins with two results of its limits. Each call has two, its claims' and its own.
         answers = exchange.results[-1:] if count == 1 else exchange.results[3::2]
         error = exchange.error
         if error is None:
@@ -400,6 +401,7 @@ class Connection:
         self._close(AnswerLost(str(error)))
 
     def _close(self, error: psycopg.Error) -> None:
+        """Closes the connection; an exchange that is under way ends with this error."""
         if self.is_lost:
             return
         self.is_lost = True
@@ -419,6 +421,7 @@ class Connection:
         self.cancelling = self._loop.create_task(self._cancel())
 
     async def _cancel(self) -> None:
+        """Asks the server, on a connection of its own, to cancel what it does; then closes this one."""
         try:
             await self._connection.cancel_safe(timeout=CANCEL_SECONDS)
         except psycopg.Error:
