@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import httpx
@@ -19,6 +20,11 @@ from support.people import Person, make_token
 from support.service import running
 
 pytest_plugins = ["support.results"]
+
+# Each pytest that begins closes the folder that all of them have in common to other users, PostgreSQL's too, whose
+# servers then end in a panic. So each run has its own; `--basetemp` names one that stays.
+_own_folder = TemporaryDirectory(prefix="taskpact-tests-", ignore_cleanup_errors=True)
+os.environ["PYTEST_DEBUG_TEMPROOT"] = _own_folder.name
 
 
 @pytest.fixture(scope="session")
