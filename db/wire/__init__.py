@@ -14,4 +14,6 @@ call         One statement with its values, for one user.
 outcome      What came of a call: its rows, or the exception that tells why there are none.
 exchange     The messages of one transaction, from the first call sent to the end of the server's answer.
 perhaps done A write whose answer was lost: only PostgreSQL knows whether it was committed.
+shared       Of a transaction: several writes run in it. A user's share is the part of the connections they may have.
+gathered     Of a write: it waits for the next shared transaction to begin.
 """

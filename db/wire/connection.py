@@ -70,7 +70,7 @@ PostgreSQL applies neither to the commit, so that no commit is cancelled that ma
 """
 
 PIPELINES_ARE_BLOCKS: Final = 180_000
-"""The version of the server from which on `SET CONSTRAINTS` takes a pipeline for a transaction block. 15.20 warns."""
+"""PostgreSQL 18: from it on, `SET CONSTRAINTS` works in a pipeline without a block. 15.20 warns that it needs one."""
 
 
 class Exchange:
@@ -97,6 +97,7 @@ class Exchange:
     def expire(self) -> None:
         """Ends it although the answer is not complete."""
         if not self.answered.done():
+            # Even after an error of the server: whether all is over, nobody has said.
             self.error = TimeoutError()
             self.answered.set_result(None)
 
@@ -133,8 +134,8 @@ class Connection:
         self._connection = connection
         self._pgconn: PGconn = connection.pgconn
         self._socket = self._pgconn.socket
-        self._is_reset = select.poll()
-        self._is_reset.register(self._socket, 0)
+        self._reset_poll = select.poll()
+        self._reset_poll.register(self._socket, 0)
         self._limit = b"%dms" % (statement_seconds * 1000)
         self._shared_limit = b"%dms" % (SHARED_STATEMENT_SECONDS * 1000)
         self._shared_lock_limit = b"%dms" % (SHARED_LOCK_SECONDS * 1000)
@@ -142,7 +143,7 @@ class Connection:
         self._check_at_once = CHECK_AT_ONCE if is_new else CHECK_AT_ONCE_IN_DO
         self._search_path = b""
         timeout = local_setting("statement_timeout", f"'{int(statement_seconds * 1000)}ms'")
-        self._begin: tuple[Statement, ...] = (BEGIN, *LOCAL_CLAIMS, timeout)
+        self._block_head: tuple[Statement, ...] = (BEGIN, *LOCAL_CLAIMS, timeout)
         self._escape = pq.Escaping(self._pgconn).escape_literal
         self._answer_seconds = statement_seconds + GRACE_SECONDS
         self._prepared: set[bytes] = set()
@@ -198,7 +199,7 @@ class Connection:
         An outcome is a call's rows, in text format, or one of these exceptions:
 
         psycopg.Error  what the server said of this call, by SQLSTATE
-        TookTooLong  this call took longer than the others may have to wait for it
+        TookTooLong    this call took longer than the others may have to wait for it
         RolledBack     another one failed
         SendRefused    libpq does not send this call; the connection is closed
         NotSent        the connection was lost before the call was sent
@@ -226,9 +227,10 @@ class Connection:
         except psycopg.Error as error:
             if sent < len(calls):
                 return self._give_up_sending(error, sent, len(calls))
+            # The exchange ends with this error, or with what the server said before.
             self._fail(error)
         except BaseException:
-            self._abandon()
+            self._cancel_and_close()
             raise
         finally:
             expiry.cancel()
@@ -248,7 +250,7 @@ class Connection:
         ((search_path, has_citus, is_other_isolation),) = await self.run(b"", SURROUNDINGS, ())
         if search_path is not None:
             self._search_path = search_path
-            self._begin += (local_setting("search_path", search_path.decode()),)
+            self._block_head += (local_setting("search_path", search_path.decode()),)
         # Only a block says its isolation.
         needs_blocks = is_other_isolation == b"t" or (has_citus == b"t" and wanted != "set_config")
         self.claims = "set_local" if needs_blocks or wanted == "set_local" else "set_config"
@@ -259,11 +261,12 @@ class Connection:
         if self.claims == "session":
             self._send(exchange, USER_CLAIM, (user_id,))
             self._send(exchange, statement, values)
-        elif self.claims == "auto":
+        elif self.claims == "auto":  # Not known yet: `_look_around` is asking, and needs none.
             self._send(exchange, statement, values)
         elif self.claims == "set_local":
             self._send_block(exchange, user_id, statement, values)
         else:
+            # This sets a time-out too, and would undo that of `SHARED_LIMITS`.
             limit = self._shared_limit if is_shared else self._limit
             self._send(exchange, CLAIMS, (user_id, limit, self._search_path))
             self._send(exchange, statement, values)
@@ -271,7 +274,7 @@ class Connection:
     def _send_block(self, exchange: Exchange, user_id: bytes, statement: Statement, values: Values) -> None:
         """Sends the claims as commands that Citus repeats to the shards; `SET` takes no parameter."""
         literal = bytes(self._escape(user_id))
-        for claim in self._begin:
+        for claim in self._block_head:
             self._send(exchange, claim, ())
         self._pgconn.send_query_params(SET_LOCAL_USER_ID + literal, ())
         self._send(exchange, statement, values)
@@ -292,15 +295,18 @@ class Connection:
         self._send(exchange, self._check_at_once, ())
 
     def _outcomes(self, exchange: Exchange, count: int) -> list[Outcome]:
-        # A shared transaction begins with two results of its limits. Each call has two, its claims' and its own.
+        """Each call's outcome; after a time-out, the connection is given up too."""
+        # A single call's rows come last. A shared transaction begins with two results of its limits; then each call has
+        # two, its claims' and its own.
         answers = exchange.results[-1:] if count == 1 else exchange.results[3::2]
         error = exchange.error
         if error is None:
             return [_rows(result) for result in answers]
         if isinstance(error, TimeoutError):
-            self._abandon()
+            self._cancel_and_close()
         if count == 1 or find(error).perhaps_done:
             return [error] * count
+        # Lock not available, query canceled: the short time-outs.
         if getattr(error, "sqlstate", None) in ("55P03", "57014"):
             error = TookTooLong(str(error))
         # The first call without an answer is the one that failed.
@@ -335,9 +341,9 @@ class Connection:
         try:
             self._pgconn.consume_input()
             if self._exchange is None or not self._take_results(self._exchange):
-                # More must come. uvloop reports a reset only once, and what arrived before it is read first: so the
-                # socket is asked for a reset here.
-                while self._is_reset.poll(0):
+                # More must come, or a reset did: uvloop reports that only once, perhaps with data that was read first.
+                # So the socket is asked; if it was reset, `consume_input` raises in the end.
+                while self._reset_poll.poll(0):
                     self._pgconn.consume_input()
         except psycopg.Error as error:
             self._fail(error)
@@ -383,6 +389,7 @@ class Connection:
         """
         if self._pgconn.transaction_status != pq.TransactionStatus.INERROR:
             return False
+        # What was to be prepared after the failure is skipped: the next confirmation is the rollback's.
         exchange.preparing.clear()
         self._send(exchange, ROLLBACK, ())
         self._pgconn.pipeline_sync()
@@ -411,7 +418,7 @@ class Connection:
         self._loop.remove_reader(self._socket)
         self._disconnect()
 
-    def _abandon(self) -> None:
+    def _cancel_and_close(self) -> None:
         """Gives up an exchange: the server is asked to cancel it, then the connection is closed."""
         if self.is_lost:
             return

@@ -15,8 +15,8 @@
         WritesUnavailable    nothing was done, since the database takes no changes (503)
         OutcomeUnknown       the change may have been made: the answer was lost (503)
 
-Callers of the pool see the last four, and the server's errors (`psycopg.errors`) that are a fault of ours (500) or
-that they know how to handle, and `SendRefused`, a fault of ours (500). All others stay in this package.
+Callers of the pool see the last four, `SendRefused`, and the server's errors (`psycopg.errors`) that they handle or
+that are a fault of ours (500), as `SendRefused` is. All others stay in this package.
 """
 
 from __future__ import annotations
@@ -154,12 +154,15 @@ NOT, PERHAPS = False, True
 FREE, TRY = False, True
 ALONE = True
 
-REFUSED = ("08", "Connection refused|connection to server at|the database system is|too many clients|connection slots")
-NOT_REACHED = ("08", "could not establish any connections")
+NODE_REFUSES = (
+    "08",
+    "Connection refused|connection to server at|the database system is|too many clients|connection slots",
+)
+NODE_SILENT = ("08", "could not establish any connections")
 NODE_LOST = ("XX", "connection marked as essential|could not commit transaction")
 
-# A key is an exception, a SQLSTATE, or the class with which SQLSTATEs begin (PostgreSQL, "Error Codes"). Beside one of
-# these, a pattern tells two failures apart by their messages, to which Citus's coordinator gives the same SQLSTATE.
+# A key is an exception, a SQLSTATE, the class with which SQLSTATEs begin (PostgreSQL, "Error Codes"), or a class and a
+# pattern for the message: Citus's coordinator gives different failures the same SQLSTATE.
 # fmt: off
 FAILURES: Final[dict[type[Exception] | str | tuple[str, str], Failure]] = {
     #                     done?    run again           counts?  connections             outside, metric, alone
@@ -176,8 +179,8 @@ FAILURES: Final[dict[type[Exception] | str | tuple[str, str], Failure]] = {
     "08":         Failure(PERHAPS, Repeat.IF_HARMLESS, TRY,  Connections.CLOSE,      DatabaseUnavailable),
     # Of it: a node of Citus refuses connections, or does not take them in time, so nothing was sent to it. Where it is
     # lost later, that is an internal error.
-    REFUSED:      Failure(NOT,     Repeat.ALWAYS,      TRY,  Connections.KEEP,       DatabaseUnavailable),
-    NOT_REACHED:  Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       DatabaseUnavailable),
+    NODE_REFUSES: Failure(NOT,     Repeat.ALWAYS,      TRY,  Connections.KEEP,       DatabaseUnavailable),
+    NODE_SILENT:  Failure(NOT,     Repeat.NEVER,       TRY,  Connections.KEEP,       DatabaseUnavailable),
     NODE_LOST:    Failure(PERHAPS, Repeat.IF_HARMLESS, TRY,  Connections.KEEP,       DatabaseUnavailable),
     # Feature not supported: a prepared statement is stale since the schema changed.
     "0A000":      Failure(NOT,     Repeat.ALWAYS,      TRY,  Connections.CLOSE,      None),
@@ -251,7 +254,7 @@ def judge(
         Repeat.TO_FIND_OUT: perhaps_done and not is_late,
     }[failure.repeat]
     is_repeated = may_repeat and tries_left > 0
-    is_last = failure.perhaps_done and tries_left == 1
+    needs_pause = failure.repeat is Repeat.TO_FIND_OUT or (failure.perhaps_done and tries_left == 1)
     outside = failure.outside
     if is_repeated:
         outside = None
@@ -261,7 +264,7 @@ def judge(
         outside = DatabaseUnavailable
     return Verdict(
         is_repeated=is_repeated,
-        pause_seconds=PAUSE_SECONDS if is_repeated and (is_last or failure.repeat is Repeat.TO_FIND_OUT) else 0.0,
+        pause_seconds=PAUSE_SECONDS if is_repeated and needs_pause else 0.0,
         tries=Tries(tries_left, perhaps_done),
         outside=outside,
         metric=(getattr(error, "sqlstate", None) or "")[:2] or failure.metric,

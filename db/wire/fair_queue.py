@@ -14,7 +14,7 @@ from db.wire.connection import Connection
 from db.wire.failures import NoConnection, QueueFull
 
 NOBODY: Final = b"\0"
-"""The user of what is nobody's, a transaction that several users share: no share bounds it. No id has this letter."""
+"""Who holds the connection of a shared transaction: it is in no user's share. No user's id has a zero byte."""
 
 
 class Waiter(NamedTuple):
@@ -28,15 +28,15 @@ class FairQueue:
     """Lines of waiting statements, one for each user.
 
     The users' lines are served in turn; in a line, the first to come is served first. A user is passed over while
-    statements of theirs hold `share` connections. If all lines together are full, the newest statement of the longest
-    line is refused.
+    statements of theirs hold `share` connections. Where the pool has no room for more statements that wait, the newest
+    of the longest line is refused (`make_room`).
     """
 
     def __init__(self, share: int, release: Callable[[Connection], None]) -> None:
         """`release` takes back a connection whose waiter has left."""
         self.share = share
         self.held: dict[bytes, int] = {}
-        """How many statements of each user have a connection, or share one, or are about to."""
+        """How many connections each user has or is about to have; writes gathered for one transaction count once."""
         self.waiting = 0
         """How many statements of users wait."""
         self.refused = 0
@@ -44,17 +44,17 @@ class FairQueue:
         self._release = release
         self._lines: dict[bytes, deque[Waiter]] = {}
 
-    def has_turn(self, user: bytes) -> bool:
-        """Whether the user may have one connection more."""
+    def is_below_share(self, user: bytes) -> bool:
+        """Whether the user may have one connection more. `NOBODY` always may."""
         return self.held.get(user, 0) < self.share or user == NOBODY
 
-    def will_have_turn(self, user: bytes) -> bool:
+    def will_be_below_share(self, user: bytes) -> bool:
         """Whether the user may have one more after all of theirs that wait."""
         return self.held.get(user, 0) + len(self._lines.get(user, ())) < self.share or user == NOBODY
 
     def is_due(self) -> bool:
-        """Whether somebody waits whose turn it is."""
-        return any(map(self.has_turn, self._lines))
+        """Whether somebody waits who may have a connection."""
+        return any(map(self.is_below_share, self._lines))
 
     def take(self, user: bytes) -> None:
         """Counts a connection that the user gets."""
@@ -95,12 +95,12 @@ class FairQueue:
 
     def serve(self, connection: Connection) -> bool:
         """Gives the connection to the user whose turn it is, and tells whether there was one."""
-        while (user := next(filter(self.has_turn, self._lines), None)) is not None:
-            # The others come first, next time.
+        while (user := next(filter(self.is_below_share, self._lines), None)) is not None:
             line = self._lines.pop(user)
             waiter = line.popleft()
             self.waiting -= user != NOBODY
             if line:
+                # Behind those of the others.
                 self._lines[user] = line
             if not waiter.connection.done():
                 self.take(user)
@@ -112,7 +112,7 @@ class FairQueue:
         """Refuses the newest statement of the longest line, so that this user's next one can wait.
 
         Raises:
-            QueueFull: this user's line would be one of the longest.
+            QueueFull: this user's line would be one of the longest, or nobody in the longest may be refused.
         """
         self.refused += 1
         heaviest = max(self._lines, key=lambda each: len(self._lines[each]), default=user)

@@ -28,13 +28,13 @@ SLOW_SECONDS: Final = 0.1
 """A shared transaction that takes longer counts like one that fails."""
 
 UNHEALTHY: Final = 0.3
-"""Which part of the shared transactions may be slow or fail, as a moving average, before there are none."""
+"""Which part of the shared transactions may be slow or fail, as a moving average, before all writes run alone."""
 
 WEIGHT: Final = 0.1
 """The weight of the last transaction in that average: four that fail in a row are enough."""
 
-PAUSE_SECONDS: Final = 1.0
-"""How long there are none then. After it, one more that is slow or fails begins the next pause."""
+UNSHARED_SECONDS: Final = 1.0
+"""How long all then run alone. After it, one more that is slow or fails begins the next pause."""
 
 
 @dataclass(eq=False, slots=True)
@@ -56,8 +56,8 @@ class Write:
 class GroupCommit:
     """Gathers writes of all users, and runs them in one transaction as if each were alone.
 
-    Each write sees its own user's rows only. If one fails, the others are rolled back with it (`RolledBack`), and their
-    callers run them again.
+    Each write sees its own user's rows only. If one fails, the others are rolled back with it (`RolledBack`), and
+    `Pool.run` runs them again.
 
     A transaction runs its writes in the order of users, those of a user in the order of tasks, those of a task as they
     came. Rows are locked in this order, so transactions cannot deadlock. For that, a write that locks more than one
@@ -88,9 +88,10 @@ class GroupCommit:
         self._is_acquiring = False
         """Whether a transaction is about to get a connection. Others may join it until then."""
         self._expiries: list[asyncio.TimerHandle] | None = None
-        """When each gathered write gives up, if there was no connection at once."""
+        """The timers that end gathered writes; None unless their transaction waits for a connection."""
         self._transactions: set[asyncio.Task[None]] = set()
         self._in_flight = 0
+        """How many have begun and not answered; `_transactions` keeps their tasks, a turn of the loop longer."""
         self._kept_out: dict[bytes, float] = {}
         """Until when each user's writes run alone, by the monotonic clock, in this order."""
         self._unhealthy = 0.0
@@ -130,7 +131,7 @@ class GroupCommit:
         if self._expiries is not None:
             self._expiries.append(self._expire_in_time(write))
         if self._timer and self.waiting == SHARED_LIMIT:
-            self._begin_if_due()
+            self._begin_early()
         elif not self._timer and not self._is_acquiring:
             if self._in_flight:
                 self._timer = loop.call_later(LINGER_SECONDS, self._begin)
@@ -143,7 +144,7 @@ class GroupCommit:
 
     async def close(self) -> None:
         """Waits until everybody has an answer, which is at once when there are no connections any more."""
-        self._begin_if_due()
+        self._begin_early()
         while self._transactions:
             await asyncio.wait(self._transactions)
 
@@ -164,8 +165,8 @@ class GroupCommit:
         if not write.answer.done():
             write.answer.set_exception(NoConnection("no connection in time"))
 
-    def _begin_if_due(self) -> None:
-        # Without a timer nobody waits, or those who do have a transaction, which waits for a connection.
+    def _begin_early(self) -> None:
+        # Without a timer, nobody is gathered, or their transaction waits for a connection already.
         if self._timer:
             self._timer.cancel()
             self._begin()
@@ -190,6 +191,7 @@ class GroupCommit:
             began_at = time.monotonic()
             outcomes = await self._run(connection, [write.call for write in writes])
             if len(writes) > 1:
+                # If one failed, none has rows.
                 self._learn(time.monotonic() - began_at > SLOW_SECONDS or not isinstance(outcomes[0], list))
         except BaseException as error:  # noqa: BLE001 - nobody may be left waiting
             writes = self._take() if writes is None else writes
@@ -202,13 +204,13 @@ class GroupCommit:
             else:
                 write.answer.set_result(outcome)
         self._in_flight -= 1
-        self._begin_if_due()
+        self._begin_early()
 
     def _learn(self, is_unhealthy: bool) -> None:
         """Begins a pause if too many of the last transactions were slow or failed."""
         self._unhealthy += WEIGHT * (is_unhealthy - self._unhealthy)
         if is_unhealthy and self._unhealthy > UNHEALTHY:
-            self._paused_until = time.monotonic() + PAUSE_SECONDS
+            self._paused_until = time.monotonic() + UNSHARED_SECONDS
 
     def _take(self) -> list[Write]:
         """Takes the gathered writes, each in its place, without those whose callers have left."""

@@ -57,7 +57,7 @@ SHARED_CLAIMS: Final = ("session", "set_config")
 """The ways of claims that let statements of several users be in one transaction."""
 
 SHARED_TRIES: Final = 2
-"""How often a write shares a transaction, if others make it fail. Then it runs alone."""
+"""How often a write shares a transaction while others make it fail. After any failure of its own, it runs alone."""
 
 logger = logging.getLogger(__name__)
 
@@ -176,10 +176,11 @@ class Pool:
     ) -> list[Row]:
         """Runs the statement as `user_id` in one round trip and returns its rows, in text format.
 
-        What follows from a failure is `judge`'s to say: it may be run again, twice at most, not counting connections
-        that turn out to have ended. `repeatable` says of a write that the caller finds out whether it had been done
-        before. `may_be_done` says of a read that it finds that out: it gives up for want of a connection only when its
-        time is up. If either finds no row, somebody may have deleted it: the outcome is unknown.
+        `judge` says what follows from a failure. The statement is run again twice at most; failures that the table
+        calls `FREE` count only once `wait_seconds` are over. `repeatable`: it is safe to run this write again, since
+        the caller can tell whether it had been done. `may_be_done`: this read finds out whether an earlier write was
+        done, so it tries to get a connection until its time is up. If either finds no row, somebody may have deleted
+        it: the outcome is unknown.
 
         Raises:
             DatabaseUnavailable: no connection, or no answer, in time, or the server cannot work (503).
@@ -191,13 +192,13 @@ class Pool:
         user = user_id.encode()
         call = user, statement, values
         give_up_at = time.monotonic() + self._wait_seconds
-        shares_left = SHARED_TRIES if statement.writes else 0
+        shared_tries_left = SHARED_TRIES if statement.writes else 0
         tries = Tries(perhaps_done=True) if may_be_done else FIRST_TRY
         queue = self._queue
         while True:
             try:
                 held = queue.held.get(user, 0)
-                may_share = shares_left and (held < queue.share or self._writes.gathers(user))
+                may_share = shared_tries_left and (held < queue.share or self._writes.gathers(user))
                 if may_share and self._claims in SHARED_CLAIMS and self._writes.has_room(user, statement):
                     return await self._run_shared(call, give_up_at, may_be_refused=not tries.perhaps_done)
                 # An idle connection is taken here, since one more coroutine would cost half a microsecond.
@@ -226,7 +227,7 @@ class Pool:
                     raise verdict.outside(str(error)) from error
                 if not verdict.is_repeated:
                     raise
-                shares_left = shares_left - 1 if isinstance(error, RolledBack) else 0
+                shared_tries_left = shared_tries_left - 1 if isinstance(error, RolledBack) else 0
                 tries = verdict.tries
                 if verdict.pause_seconds:
                     await asyncio.sleep(verdict.pause_seconds)
@@ -253,7 +254,7 @@ class Pool:
             outcomes = await connection.run_all(calls)
             for outcome in outcomes:
                 if not isinstance(outcome, list):
-                    self._look_after(connection, outcome)
+                    self._close_after(connection, outcome)
             return outcomes
         finally:
             self._queue.give_back(user)
@@ -275,7 +276,7 @@ class Pool:
         if verdict.keeps_out:
             self._writes.keep_out(user)
 
-    def _look_after(self, connection: Connection, error: psycopg.Error | TimeoutError) -> None:
+    def _close_after(self, connection: Connection, error: psycopg.Error | TimeoutError) -> None:
         """Closes the connections that the table of failures says are to be closed after this error."""
         match find(error, wants_primary=self._wants_primary).connections:
             case Connections.CLOSE:
@@ -304,14 +305,14 @@ class Pool:
         return self._acquire(NOBODY, math.inf, may_be_refused=False)
 
     async def _acquire(self, user: bytes, give_up_at: float, *, may_be_refused: bool) -> Connection:
-        if self._idle and self._queue.has_turn(user):
+        if self._idle and self._queue.is_below_share(user):
             self._queue.take(user)
             return self._idle.pop()
         if self._is_closed:
             raise PoolClosed("the pool is closed")
         if may_be_refused:
             self._make_room(user)
-        if self._queue.will_have_turn(user):
+        if self._queue.will_be_below_share(user):
             self._grow(self._queue.waiting + 1)
         seconds = None if give_up_at == math.inf else give_up_at - time.monotonic()
         return await self._queue.wait(user, seconds, may_be_refused=may_be_refused)
@@ -323,8 +324,8 @@ class Pool:
             QueueFull: too many others wait.
         """
         may_have = self._queue.share - self._queue.held.get(user, 0)
-        at_once = min(self.limit - len(self._connections) + len(self._idle), may_have)
-        if self.waiting >= self._queue_size + at_once:
+        free_for_user = min(self.limit - len(self._connections) + len(self._idle), may_have)
+        if self.waiting >= self._queue_size + free_for_user:
             self._queue.make_room(user)
 
     def _grow(self, waiting: int) -> None:
@@ -336,7 +337,7 @@ class Pool:
             self._begin_connecting()
 
     def _grow_if_due(self) -> None:
-        """Begins to make a connection if none is, and somebody waits who may have one: another has taken theirs."""
+        """Begins to make a connection if none is, and somebody waits who may have one: theirs went to another."""
         if not self._connecting and len(self._connections) < self.limit and self._queue.is_due():
             self._begin_connecting()
 
@@ -364,8 +365,8 @@ class Pool:
         except (psycopg.Error, TimeoutError) as error:
             if self._connections or self._connecting:
                 return
-            # There is nothing to wait for. Yet it may be that only the new session was ended: psycopg does not always
-            # tell, so one failure is tried again.
+            # Nobody is left who could serve those that wait. But perhaps only the new session was ended, which psycopg
+            # does not always tell: so the first failure is tried again.
             if find(error).repeat is Repeat.ALWAYS or not self._failed_to_connect:
                 self._grow(self.waiting)
             else:
@@ -388,13 +389,13 @@ class Pool:
             # It would get too old while it is idle. Its successor is made now, so that no request waits for it.
             connection.close()
             self._begin_connecting()
-        elif not self._queue.serve(connection):
+        elif self._queue.serve(connection):
+            self._grow_if_due()
+        else:
             connection.idle_until = idle_until
             self._idle.append(connection)
             if self._idle_timer is None:
                 self._set_idle_timer(self._max_idle_seconds)
-        else:
-            self._grow_if_due()
 
     def _set_idle_timer(self, seconds: float) -> None:
         # The loop's clock is coarser than ours: it may call a little early.

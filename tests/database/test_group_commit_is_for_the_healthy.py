@@ -262,7 +262,7 @@ class FakePool:
 
 
 def test_there_is_a_pause_while_many_shared_transactions_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(group_commit, "UNSHARED_SECONDS", 0.2)
 
     async def main() -> None:
         pool = FakePool()
