@@ -25,7 +25,7 @@ MESSAGE_LIMIT_BYTES: Final = 1_048_576
 HEAD_END: Final = b"\r\n\r\n"
 
 ENDS_LIMIT: Final = 16
-"""So often HEAD_END may stand in a body in chunks. To stop there is slow: 64 KB of nothing else took 13 ms."""
+"""How often HEAD_END may occur in a body in chunks. The parser stops at each: 64 KB of nothing else took 13 ms."""
 
 METHODS: Final = frozenset([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
 """Those that clients are known to write in lower case."""
@@ -64,7 +64,7 @@ class Messages(HttpToolsProtocol):
         return not self._is_head_coming() and self.cycle.more_body
 
     def _next_end(self, data: bytes, start: int) -> int:
-        """Where a message or its head may end: so far a single call of the parser may go, and begins no second one."""
+        """How far one call of the parser may go: not beyond what may end a message or its head, and begin another."""
         if self._body_bytes:
             end = min(len(data), start + self._body_bytes)
             self._body_bytes -= end - start
@@ -176,7 +176,8 @@ class Messages(HttpToolsProtocol):
             "query_string": url.query or b"",
         }
         ahead, keeps_alive = self.cycle, version == "1.1" and self.parser.should_keep_alive()
-        # Answered early, these bodies would have to be read for as long as they come, or would never come.
+        # If such a request is answered early, its body would have to be read for as long as it comes, or never comes.
+        # So its connection is kept only if all of the body has come before the answer.
         if is_chunked or expects_continue or length_bytes > MESSAGE_LIMIT_BYTES:
             self._keeps_alive_after_body, keeps_alive = keeps_alive, False
         self._body_bytes = length_bytes

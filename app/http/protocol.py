@@ -87,7 +87,7 @@ class Protocol(Messages):
     transport: Any
     _unparsed = b""
     _parsed_bytes = 0
-    """How much of `_unparsed` is parsed. Cutting it off for each of many requests would copy the rest as often."""
+    """How much of `_unparsed` is parsed: to cut it off after each request would copy the rest each time."""
     _refusal: HTTPException | None = None
     """What follows the answers that are due."""
     _has_ended_sending = False
@@ -176,7 +176,7 @@ class Protocol(Messages):
         self._go_on()
 
     def shutdown(self) -> None:
-        """Ends the connection after its next answer. A request that is on its way will be given one."""
+        """Ends the connection after its next answer; one without a request has a moment in which it may still come."""
         self._answer_last()
         self.loop.call_later(ARRIVAL_SECONDS, self._close_unused)
 

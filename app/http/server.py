@@ -76,11 +76,12 @@ class Server(uvicorn.Server):
         self.lifespan.state["is_ending"] = True
         await asyncio.sleep(self.drain_seconds)
         # Connections that are made already would be reset with the listener, and perhaps a request on them.
-        accepted = [one for listening in self.servers for it in listening.sockets for one in _accept_all(it)]
+        listeners = [listener for listening in self.servers for listener in listening.sockets]
+        accepted = [client for listener in listeners for client in _accept_all(listener)]
         for listening in self.servers:
             listening.close()
-        for one in accepted:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, one)
+        for client in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, client)
         await super().shutdown(sockets)
 
     def _protocol(self) -> Protocol:
@@ -88,6 +89,7 @@ class Server(uvicorn.Server):
 
 
 def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
+    """The connections that clients have made, and nobody has accepted yet."""
     with socket.socket(fileno=os.dup(listener.fileno())) as same, suppress(OSError):
         same.setblocking(False)
         while True:
