@@ -29,11 +29,11 @@ class _Held(NamedTuple):
 
 
 class HeldBytes:
-    """Counts what was written and not taken, or came and cannot be served yet; cuts off the slowest beyond the limit.
+    """Counts what was written and not taken, or came and cannot be served yet; beyond the limit, cuts connections off.
 
-    These are connections of the user for whom most is held: a user who does not read takes nothing from another who
-    reads slowly. Of the user's connections for which no less than the average is held, it is the one that has moved no
-    byte for the longest time: those that wait for the service hold little.
+    First the user for whom most is held: who does not read takes nothing from others who read slowly. Then, of that
+    user's connections that hold the average or more, the one that has moved no byte for the longest time. The average
+    spares those that wait for the service: they hold little.
     """
 
     def __init__(self, limit_bytes: int = HELD_LIMIT_BYTES) -> None:

@@ -25,10 +25,10 @@ MESSAGE_LIMIT_BYTES: Final = 1_048_576
 HEAD_END: Final = b"\r\n\r\n"
 
 ENDS_LIMIT: Final = 16
-"""How often HEAD_END may occur in a body in chunks. The parser stops at each: 64 KB of nothing else took 13 ms."""
+"""After so many HEAD_ENDs a message is the last, and is not split there: 64 KB of nothing else took 13 ms."""
 
 METHODS: Final = frozenset([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
-"""Those that clients are known to write in lower case."""
+"""Those that some clients write in lower case, see `_parse`."""
 
 VERSION_ERRORS: Final = {"Invalid HTTP version", "Pause on PRI/Upgrade"}
 """What the parser says of a request line that is right but for its version."""
@@ -54,7 +54,7 @@ class Messages(HttpToolsProtocol):
     """What is still to come of a body of known length."""
     _keeps_alive_after_body = False
     _method = b""
-    """The request's own, where the parser reads another."""
+    """As the client wrote it, where the parser was given POST instead."""
 
     def _is_head_coming(self) -> bool:
         """Whether the newest message has no cycle yet: uvicorn makes one when the head is complete."""
@@ -133,7 +133,7 @@ class Messages(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _should_upgrade(self) -> bool:
-        """Keeps uvicorn from beginning a request that is read again. A CONNECT is answered as it is."""
+        """Whether the request is read again without its Upgrade, see `_parse`. The name is uvicorn's; none is made."""
         return self.scope["method"] != "CONNECT"
 
     def _head_without_upgrade(self) -> bytes:

@@ -19,7 +19,7 @@ LINGER_LIMIT_BYTES: Final = 33_554_432
 """How much is discarded of what a client goes on sending after the last answer."""
 
 LARGE_BYTES: Final = 4_096
-"""So much of an incomplete request is worth counting for the process's memory."""
+"""An incomplete request is counted for the process's memory if it has more."""
 
 LOOK_SECONDS: Final = 1.0
 """How often a connection looks how long it has been in its phase."""
@@ -76,8 +76,8 @@ class Protocol(Messages):
     "Refuse" is a problem document with 400, 413, 431, 501 or 505, unless the request has its answer already. "Close" is
     LINGERING while the client may be sending, see `JoinedWrites.close`.
 
-    Requests are served one after the other. The next one is neither parsed nor served before the one ahead is answered
-    and the client has taken the answer: one request and one answer are all that a connection can make the process hold.
+    Requests are served one after the other. Of what follows one, only the next head is parsed before its answer is
+    complete and taken: a request, a head, an answer and what was read at once are all that a connection can hold.
     """
 
     # Per-connection state.
@@ -122,7 +122,7 @@ class Protocol(Messages):
         )
 
     def _is_client_sending(self) -> bool:
-        """Whether bytes may come that nobody will read, as far as is known."""
+        """Whether the client may have sent, or still be sending, what nobody will read."""
         return not self._has_ended_sending and (
             self.parser is None or self._message_bytes > 0 or self._unparsed != b"" or self.flow.read_paused
         )
@@ -176,7 +176,7 @@ class Protocol(Messages):
         self._go_on()
 
     def shutdown(self) -> None:
-        """Ends the connection after its next answer; one without a request has a moment in which it may still come."""
+        """Ends the connection after the answers that are due, or in a moment if no request comes until then."""
         self._answer_last()
         self.loop.call_later(ARRIVAL_SECONDS, self._close_unused)
 
@@ -209,7 +209,7 @@ class Protocol(Messages):
     # Time
 
     def _look(self) -> None:
-        """Ends the connection if it has been in one phase for too long."""
+        """Notes whether a slow client took bytes, and ends the connection if it was in one phase for too long."""
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
         if self.flow.write_paused and self._seen_unsent_bytes != (unsent := self.transport.get_write_buffer_size()):
             self._seen_unsent_bytes = unsent
@@ -284,7 +284,7 @@ class Protocol(Messages):
         self.flow.pause_reading()
         if self._is_body_coming():
             if self.pipeline:
-                self.pipeline.popleft()
+                self.pipeline.popleft()  # It has one at most: this request.
                 self._refusal = refusal
                 return
             cycle = self.cycle
