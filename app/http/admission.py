@@ -30,7 +30,7 @@ class Admission:
         self._in_flight: dict[str, int] = {}
         self._refused = 0
         self._logged = 0
-        self._log_at_seconds = 0.0
+        self._next_log_seconds = 0.0
 
     @property
     def refused(self) -> int:
@@ -59,6 +59,6 @@ class Admission:
             self._log_refusals()
 
     def _log_refusals(self) -> None:
-        if (now_seconds := time.monotonic()) > self._log_at_seconds:
+        if (now_seconds := time.monotonic()) > self._next_log_seconds:
             logger.warning("requests_refused", count=self.refused - self._logged)
-            self._logged, self._log_at_seconds = self.refused, now_seconds + LOG_SECONDS
+            self._logged, self._next_log_seconds = self.refused, now_seconds + LOG_SECONDS

@@ -13,8 +13,8 @@ WITHOUT_BODY: Final = (204, 304)
 class Cycle(RequestResponseCycle):
     """uvicorn's cycle with a faster way to send the usual head.
 
-    uvicorn searches each header by two regular expressions. Without that, and without making a cycle of keyword
-    arguments, a read takes 9 % fewer instructions.
+    uvicorn searches each header by two regular expressions. Without that, and with positional arguments for uvicorn's
+    constructor, a read takes 9 % fewer instructions.
     """
 
     def __init__(self, protocol: Any, *, expects_continue: bool, keeps_alive: bool) -> None:
@@ -33,6 +33,7 @@ class Cycle(RequestResponseCycle):
         )
 
     async def send(self, message: Any) -> None:
+        # `_send_head` is asked last: if it can, it sends.
         if self.response_started or self.disconnected or self.flow.write_paused or not self._send_head(message):
             await super().send(message)
 

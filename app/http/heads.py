@@ -17,7 +17,7 @@ HOST: Final = re.compile(
 
 HOST_LIMIT_BYTES: Final = 512
 
-FRAMING: Final = frozenset([b"host", b"content-length", b"transfer-encoding", b"expect"])
+FRAMING_FIELDS: Final = frozenset([b"host", b"content-length", b"transfer-encoding", b"expect"])
 """The fields that `read_framing` looks at, so that it need not look for them among all others."""
 
 
@@ -26,11 +26,11 @@ Framing = tuple[int, bool, bool]
 
 
 def read_framing(version: str, fields: list[tuple[bytes, bytes]]) -> Framing:
-    """Reads those of a head's fields that are in `FRAMING`: how the request's body comes.
+    """Reads those of a head's fields that are in `FRAMING_FIELDS`: how the request's body comes.
 
     Raises:
-        HTTPException: 505 for another version than HTTP/1.1 and HTTP/1.0, 400 for none, several or invalid hosts
-            (RFC 9112, section 3.2), 400 or 501 for another transfer coding than `chunked` (RFC 9112, section 6.1).
+        HTTPException: 505 for another version than HTTP/1.1 and HTTP/1.0; 400 for several or invalid hosts, or none in
+            HTTP/1.1 (RFC 9112, section 3.2); 400 or 501 for another transfer coding than `chunked` (section 6.1).
     """
     if version not in VERSIONS:
         raise HTTPException(505)
@@ -45,7 +45,7 @@ def read_framing(version: str, fields: list[tuple[bytes, bytes]]) -> Framing:
         elif name == b"transfer-encoding":
             _check_coding(version, value)
             is_chunked = True
-        elif value.lower() == b"100-continue" and version == "1.1":
+        elif name == b"expect" and value.lower() == b"100-continue" and version == "1.1":
             expects_continue = True
     if hosts > 1 or (not hosts and version == "1.1"):
         raise HTTPException(400)

@@ -38,7 +38,7 @@ def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
 
 def _bind(opened: ExitStack, host: str, port: int) -> list[socket.socket]:
     listeners: list[socket.socket] = []
-    absent = None
+    absence = None
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, _, _, _, address in dict.fromkeys(found):
         try:
@@ -51,10 +51,10 @@ def _bind(opened: ExitStack, host: str, port: int) -> list[socket.socket]:
             # Many a hosts file says that `localhost` is `::1` too, where there is no IPv6.
             if error.errno not in ABSENT:
                 raise
-            absent = error
+            absence = error
         else:
             listeners.append(listener)
             port = listener.getsockname()[1]
-    if absent and not listeners:
-        raise absent
+    if absence and not listeners:
+        raise absence
     return listeners

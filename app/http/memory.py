@@ -40,7 +40,7 @@ class HeldBytes:
         self._limit_bytes = limit_bytes
         self._held: dict[Connection, _Held] = {}
         """By connection; which has moved bytes longest ago comes first."""
-        self._by_holder: dict[str | None, int] = {}
+        self._bytes_by_holder: dict[str | None, int] = {}
         self._log = OccasionalLog("connection_cut_off")
         self._was_full = False
         self.total_bytes = 0
@@ -48,7 +48,7 @@ class HeldBytes:
     def hold(self, connection: Connection, holder: str | None, size_bytes: int) -> None:
         """Counts what is held for a connection from now on, instead of what was; it has just moved bytes.
 
-        `holder` is the user, or None for whoever has no token.
+        `holder` is the user, or None for whoever has sent no valid token.
         """
         self._count(self._held.pop(connection, None), -1)
         if size_bytes:
@@ -64,14 +64,14 @@ class HeldBytes:
     def _count(self, held: _Held | None, sign: int) -> None:
         if held:
             self.total_bytes += sign * held.size_bytes
-            self._by_holder[held.holder] = self._by_holder.get(held.holder, 0) + sign * held.size_bytes
-            if not self._by_holder[held.holder]:
-                del self._by_holder[held.holder]
+            self._bytes_by_holder[held.holder] = self._bytes_by_holder.get(held.holder, 0) + sign * held.size_bytes
+            if not self._bytes_by_holder[held.holder]:
+                del self._bytes_by_holder[held.holder]
 
     def _cut_off(self) -> None:
-        greatest = max(self._by_holder, key=self._by_holder.__getitem__)
+        greatest = max(self._bytes_by_holder, key=self._bytes_by_holder.__getitem__)
         own = [(one, held.size_bytes) for one, held in self._held.items() if held.holder == greatest]
-        average_bytes = self._by_holder[greatest] // len(own)
+        average_bytes = self._bytes_by_holder[greatest] // len(own)
         slowest = next(one for one, size_bytes in own if size_bytes >= average_bytes)
         held = self._held.pop(slowest)
         self._count(held, -1)

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.http.cycle import Cycle
-from app.http.heads import FRAMING, read_framing
+from app.http.heads import FRAMING_FIELDS, read_framing
 
 HEAD_LIMIT_BYTES: Final = 65_536
 TARGET_LIMIT_BYTES: Final = 8_192
@@ -27,7 +27,7 @@ HEAD_END: Final = b"\r\n\r\n"
 ENDS_LIMIT: Final = 16
 """After so many HEAD_ENDs a message is the last, and is not split there: 64 KB of nothing else took 13 ms."""
 
-METHODS: Final = frozenset([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
+RECASED_METHODS: Final = frozenset([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
 """Those that some clients write in lower case, see `_parse`."""
 
 VERSION_ERRORS: Final = {"Invalid HTTP version", "Pause on PRI/Upgrade"}
@@ -50,10 +50,10 @@ class Messages(HttpToolsProtocol):
     _message_bytes = 0
     """What came of a message that is not complete."""
     _ends = 0
-    _body_bytes = 0
+    _body_bytes_left = 0
     """What is still to come of a body of known length."""
     _keeps_alive_after_body = False
-    _method = b""
+    _sent_method = b""
     """As the client wrote it, where the parser was given POST instead."""
 
     def _is_head_coming(self) -> bool:
@@ -65,9 +65,9 @@ class Messages(HttpToolsProtocol):
 
     def _next_end(self, data: bytes, start: int) -> int:
         """How far one call of the parser may go: not beyond what may end a message or its head, and begin another."""
-        if self._body_bytes:
-            end = min(len(data), start + self._body_bytes)
-            self._body_bytes -= end - start
+        if self._body_bytes_left:
+            end = min(len(data), start + self._body_bytes_left)
+            self._body_bytes_left -= end - start
             return end
         if self._last_bytes:
             found = (self._last_bytes + data[start : start + 3]).find(HEAD_END)
@@ -80,12 +80,13 @@ class Messages(HttpToolsProtocol):
             self._last_bytes = b""
             self._ends += 1
             if self._ends == ENDS_LIMIT:
-                self._is_last, self._keeps_alive_after_body = True, False
+                self._is_last = True
+                self._keeps_alive_after_body = False
             return found + len(HEAD_END)
         self._last_bytes = (self._last_bytes + data[max(start, len(data) - 3) :])[-3:]
         return len(data)
 
-    def _excess(self) -> HTTPException | None:
+    def _size_refusal(self) -> HTTPException | None:
         """The refusal of a message of more than HEAD_LIMIT_BYTES, if it may not have so many."""
         if not self._is_body_coming():
             return HTTPException(431)
@@ -103,30 +104,30 @@ class Messages(HttpToolsProtocol):
         A method in lower case is another method (RFC 9110, section 9.1), which the parser takes for no HTTP. A new
         parser reads another method instead, so that the application can say which ones there are.
         """
-        while data:
+        while True:
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserInvalidMethodError:
                 method, _, rest = data.partition(b" ")
-                if method.upper() not in METHODS or len(data) != self._message_bytes:
+                # The message must begin in these bytes: "get" may also be the end of a longer word.
+                if method.upper() not in RECASED_METHODS or len(data) != self._message_bytes:
                     return HTTPException(400)
-                self._method = method
+                self._sent_method = method
                 self._start_parser()
                 data = b"POST " + rest
-                continue
             except httptools.HttpParserError as error:
                 if isinstance(error.__context__, HTTPException):
                     return error.__context__
                 return HTTPException(505 if str(error) in VERSION_ERRORS else 400)
             except httptools.HttpParserUpgrade as upgrade:
-                if self._should_upgrade():
-                    (end,) = upgrade.args
-                    self._start_parser()
-                    data = self._head_without_upgrade() + data[end:]
-                    continue
-                self.cycle.keep_alive = False
-            break
-        return None
+                if not self._should_upgrade():
+                    self.cycle.keep_alive = False
+                    return None
+                (end,) = upgrade.args
+                self._start_parser()
+                data = self._head_without_upgrade() + data[end:]
+            else:
+                return None
 
     def _start_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
@@ -156,7 +157,7 @@ class Messages(HttpToolsProtocol):
             raise HTTPException(431)
         name = name.lower()
         headers.append((name, value))
-        if name in FRAMING:
+        if name in FRAMING_FIELDS:
             self._framing_fields.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -166,8 +167,9 @@ class Messages(HttpToolsProtocol):
         self.scope |= {"method": self.parser.get_method().decode(), "http_version": version}
         if self.parser.should_upgrade() and self._should_upgrade():
             return
-        if self._method:
-            self.scope["method"], self._method = self._method.decode(), b""
+        if self._sent_method:
+            self.scope["method"] = self._sent_method.decode()
+            self._sent_method = b""
         url = httptools.parse_url(self.url)
         path = url.path.decode()
         self.scope |= {
@@ -175,14 +177,16 @@ class Messages(HttpToolsProtocol):
             "raw_path": url.path,
             "query_string": url.query or b"",
         }
-        ahead, keeps_alive = self.cycle, version == "1.1" and self.parser.should_keep_alive()
+        keeps_alive = version == "1.1" and self.parser.should_keep_alive()
         # If such a request is answered early, its body would have to be read for as long as it comes, or never comes.
         # So its connection is kept only if all of the body has come before the answer.
         if is_chunked or expects_continue or length_bytes > MESSAGE_LIMIT_BYTES:
-            self._keeps_alive_after_body, keeps_alive = keeps_alive, False
-        self._body_bytes = length_bytes
+            self._keeps_alive_after_body = keeps_alive
+            keeps_alive = False
+        self._body_bytes_left = length_bytes
         # Trailer fields go where nobody looks (RFC 9110, section 6.5.1).
         self.headers = []
+        ahead = self.cycle
         self.cycle = Cycle(self, expects_continue=expects_continue, keeps_alive=keeps_alive)
         if ahead is None or ahead.response_complete:
             self._start_asgi_task(self.cycle, self.app)
@@ -196,8 +200,10 @@ class Messages(HttpToolsProtocol):
         self._framing_fields.clear()
         cycle = self.cycle
         if cycle is None or cycle.scope is not self.scope:
+            # As `_is_head_coming`: an upgrade, which is read again.
             return
         cycle.more_body = False
         cycle.message_event.set()
         if self._keeps_alive_after_body:
-            self._keeps_alive_after_body, cycle.keep_alive = False, not cycle.response_started
+            self._keeps_alive_after_body = False
+            cycle.keep_alive = not cycle.response_started

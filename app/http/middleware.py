@@ -105,6 +105,7 @@ class RequestLog:
                 status=status,
                 milliseconds=int((time.perf_counter() - started) * 100_000) / 100,
                 user_id=state.get("user_id"),
+                # Tracing may have put its own there.
                 traceparent=state["traceparent"],
             )
             for observe in self.observers:

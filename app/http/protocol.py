@@ -104,14 +104,13 @@ class Protocol(Messages):
     @property
     def phase(self) -> Phase:
         """The phase that the connection is in."""
-        cycle = self.cycle
         if self.transport.is_closing():
             return Phase.LINGERING if self.transport.is_lingering else Phase.CLOSING
         if self._is_answer_due() or self.flow.write_paused:
             return Phase.ANSWER
         if self._is_head_coming():
             return Phase.NEW if self.scope is None else Phase.HEAD
-        return Phase.IDLE if cycle.response_complete else Phase.BODY
+        return Phase.IDLE if self.cycle.response_complete else Phase.BODY
 
     def _is_answer_due(self) -> bool:
         cycle = self.cycle
@@ -158,9 +157,10 @@ class Protocol(Messages):
         """A client that only ends its sending still gets the answer to what it sent."""
         self._has_ended_sending = True
         if self._unparsed:
+            # `_receive` closes after the last of these.
             return True
         if self.phase is Phase.ANSWER:
-            self._answer_last()
+            self._close_after_answer()
             return True
         # asyncio would close the transport before what was joined is written.
         self.transport.close()
@@ -177,7 +177,7 @@ class Protocol(Messages):
 
     def shutdown(self) -> None:
         """Ends the connection after the answers that are due, or in a moment if no request comes until then."""
-        self._answer_last()
+        self._close_after_answer()
         self.loop.call_later(ARRIVAL_SECONDS, self._close_unused)
 
     # What comes
@@ -191,13 +191,13 @@ class Protocol(Messages):
                 break
             end = self._next_end(data, start)
             self._message_bytes += end - start
-            refusal = self._excess() if self._message_bytes > HEAD_LIMIT_BYTES else None
+            refusal = self._size_refusal() if self._message_bytes > HEAD_LIMIT_BYTES else None
             refusal = refusal or self._parse(data if end - start == size else data[start:end])
             if refusal:
                 self._fail(refusal)
             start = end
         if "is_ending" in self.app_state or (self._has_ended_sending and not self._unparsed):
-            self._answer_last()
+            self._close_after_answer()
         if self._held_bytes or self._unparsed or self._message_bytes > LARGE_BYTES:
             self._count_held()
 
@@ -272,7 +272,7 @@ class Protocol(Messages):
         user_id = self.scope["state"].get("user_id") if self.scope else None
         self._held.hold(self.transport, user_id, held_bytes)
 
-    def _answer_last(self) -> None:
+    def _close_after_answer(self) -> None:
         """Closes the connection after the answer to the newest request."""
         if self.cycle is not None:
             self.cycle.keep_alive = False

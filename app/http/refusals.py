@@ -46,7 +46,7 @@ class Refusals:
         self._log = OccasionalLog("request_refused")
 
     def answer(self, error: HTTPException, request_id: str, headers: Collection[tuple[bytes, bytes]]) -> bytes:
-        """The bytes of an answer which has these headers too; a line in the log tells of it."""
+        """Makes the bytes of an answer, with `headers` and the security headers, and logs it."""
         self._log.warning(request_id=request_id, status=error.status_code)
         response = problems.answer({"state": {"request_id": request_id}}, error)
         fields = {

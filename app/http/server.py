@@ -90,10 +90,10 @@ class Server(uvicorn.Server):
 
 def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
     """The connections that clients have made, and nobody has accepted yet."""
-    with socket.socket(fileno=os.dup(listener.fileno())) as same, suppress(OSError):
-        same.setblocking(False)
+    with socket.socket(fileno=os.dup(listener.fileno())) as duplicate, suppress(OSError):
+        duplicate.setblocking(False)
         while True:
-            yield same.accept()[0]
+            yield duplicate.accept()[0]
 
 
 def run(server: Server, listeners: list[socket.socket]) -> None:

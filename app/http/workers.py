@@ -43,12 +43,12 @@ def serve(config: uvicorn.Config, listeners: list[socket.socket], *, drain_secon
         run(Server(config, drain_seconds=drain_seconds), listeners)
 
 
-def _work(config: uvicorn.Config, listeners: list[socket.socket], drain_seconds: float, starting: Connection) -> None:
+def _work(config: uvicorn.Config, listeners: list[socket.socket], drain_seconds: float, sender: Connection) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None  # noqa: S101 - this is run by `_supervise`, in a process of its own
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     config.configure_logging()
-    server = Server(config, drain_seconds=drain_seconds, on_started=partial(starting.send_bytes, b"started"))
+    server = Server(config, drain_seconds=drain_seconds, on_started=partial(sender.send_bytes, b"started"))
     run(server, listeners)
 
 
@@ -62,11 +62,11 @@ def _supervise(config: uvicorn.Config, listeners: list[socket.socket], drain_sec
     """Keeps the workers running; they share the sockets, so that a connection is nobody's until one accepts it."""
     spawn = multiprocessing.get_context("spawn")
     # A pipe, where multiprocessing's shared values would need a file in /dev/shm.
-    started, starting = spawn.Pipe(duplex=False)
+    receiver, sender = spawn.Pipe(duplex=False)
     has_started = False
 
     def start(index: int) -> BaseProcess:
-        worker = spawn.Process(name=f"worker-{index}", target=_work, args=(config, listeners, drain_seconds, starting))
+        worker = spawn.Process(name=f"worker-{index}", target=_work, args=(config, listeners, drain_seconds, sender))
         worker.start()
         return worker
 
@@ -75,8 +75,8 @@ def _supervise(config: uvicorn.Config, listeners: list[socket.socket], drain_sec
     try:
         workers = [start(index) for index in range(config.workers)]
         while True:
-            if started in connection.wait([started, *(worker.sentinel for worker in workers)]):
-                started.recv_bytes()
+            if receiver in connection.wait([receiver, *(worker.sentinel for worker in workers)]):
+                receiver.recv_bytes()
                 has_started = True
             for index, worker in enumerate(workers):
                 if worker.is_alive():
