@@ -156,6 +156,8 @@ class Messages(HttpToolsProtocol):
         if len(headers) == FIELD_LIMIT:
             raise HTTPException(431)
         name = name.lower()
+        # White space around a value is not part of it (RFC 9112, section 5). The parser leaves what is behind it.
+        value = value.rstrip(b" \t")
         headers.append((name, value))
         if name in FRAMING_FIELDS:
             self._framing_fields.append((name, value))
@@ -171,10 +173,13 @@ class Messages(HttpToolsProtocol):
             self.scope["method"] = self._sent_method.decode()
             self._sent_method = b""
         url = httptools.parse_url(self.url)
-        path = url.path.decode()
+        if b"#" in self.url:
+            raise HTTPException(400)
+        raw_path = url.path or b"/"  # `http://host` has none (RFC 9112, section 3.2.2).
+        path = raw_path.decode()
         self.scope |= {
             "path": unquote(path) if "%" in path else path,
-            "raw_path": url.path,
+            "raw_path": raw_path,
             "query_string": url.query or b"",
         }
         keeps_alive = version == "1.1" and self.parser.should_keep_alive()
@@ -206,4 +211,5 @@ class Messages(HttpToolsProtocol):
         cycle.message_event.set()
         if self._keeps_alive_after_body:
             self._keeps_alive_after_body = False
-            cycle.keep_alive = not cycle.response_started
+            # A trailer may say `Connection: close`, after which the parser reads no further.
+            cycle.keep_alive = not cycle.response_started and self.parser.should_keep_alive()

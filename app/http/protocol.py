@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from app.http.memory import HeldBytes
 from app.http.messages import HEAD_LIMIT_BYTES, Messages
 from app.http.refusals import Refusals
-from app.http.transport import JoinedWrites
+from app.http.transport import BoundedReading, JoinedWrites
 
 LINGER_LIMIT_BYTES: Final = 33_554_432
 """How much is discarded of what a client goes on sending after the last answer."""
@@ -131,6 +131,7 @@ class Protocol(Messages):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         joined = JoinedWrites(transport, self.loop, self._is_client_sending)
         super().connection_made(cast("asyncio.Transport", joined))
+        self.flow = BoundedReading(joined, self._has_waiting)
         self._framing_fields = []
         self._held = self.app_state["held_bytes"]
         self._refusals = self.app_state["refusals"]
@@ -147,9 +148,6 @@ class Protocol(Messages):
             self._discarded_bytes += len(data)
             if self._discarded_bytes > LINGER_LIMIT_BYTES:
                 self.transport.abort()
-        elif self._unparsed:
-            # uvicorn resumes the reading when the application asks for a body.
-            self._keep(self._unparsed[self._parsed_bytes :] + data, 0)
         else:
             self._receive(data, 0)
 
@@ -257,8 +255,11 @@ class Protocol(Messages):
         if self._unparsed:
             data, self._unparsed = self._unparsed, b""
             self._receive(data, self._parsed_bytes)
-        if not self.pipeline and not self._unparsed:
-            self.flow.resume_reading()
+        self.flow.resume_reading()
+
+    def _has_waiting(self) -> bool:
+        """Whether a request, or bytes of one, wait for the answer to the one before."""
+        return bool(self.pipeline or self._unparsed)
 
     def _count_held(self) -> None:
         """Tells the process how much it holds for this connection."""

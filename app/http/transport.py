@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
+
+from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class JoinedWrites:
@@ -61,3 +63,18 @@ class JoinedWrites:
             self._transport.resume_reading()
         else:
             self._transport.close()
+
+
+class BoundedReading(FlowControl):
+    """uvicorn's flow control, which reads no further while something that was read waits, whoever asks.
+
+    uvicorn asks each time that the application wants a request's body, also where all of it is there.
+    """
+
+    def __init__(self, transport: JoinedWrites, is_waiting: Callable[[], bool]) -> None:
+        super().__init__(cast("asyncio.Transport", transport))
+        self._is_waiting = is_waiting
+
+    def resume_reading(self) -> None:
+        if not self._is_waiting():
+            super().resume_reading()

@@ -52,6 +52,7 @@ def lines(*fields: bytes, line: bytes = b"GET /healthz HTTP/1.1") -> bytes:
         pytest.param(
             lines(b"Host: x", b"Host: y", line=b"GET /healthz HTTP/1.0"), 400, "malformed-request", id="two-in-1.0"
         ),
+        pytest.param(lines(b"Host: x", line=b"GET /healthz#x HTTP/1.1"), 400, "malformed-request", id="fragment"),
         pytest.param(lines(line=b"GET /healthz"), 505, "http-version-not-supported", id="0.9"),
         pytest.param(lines(b"Host: x", line=b"GET /healthz HTTP/2.0"), 505, "http-version-not-supported", id="2.0"),
         pytest.param(lines(b"Host: x", line=b"GET /healthz HTTP/3.0"), 505, "http-version-not-supported", id="3.0"),
@@ -91,6 +92,7 @@ def test_what_breaks_a_rule_of_http_is_refused(
         pytest.param(
             lines(b"Host: a", b"Connection: close", line=b"GET http://b/healthz HTTP/1.1"), id="absolute-form"
         ),
+        pytest.param(lines(b"Host: a \t", b"Connection: close\t"), id="white-space-behind-values"),
         pytest.param(b"\r\n\r\n" + LAST, id="empty-lines-before"),
     ],
 )
@@ -134,6 +136,23 @@ def test_trailer_fields_are_discarded(url: str, trailer: bytes, piece_bytes: int
     # The connection may end after the first answer, which came before the end of the body.
     assert set(statuses(answers)) == {status}
     assert b"from-the-trailer" not in answers
+
+
+@pytest.mark.requirement("FR-19")
+@pytest.mark.parametrize(("method", "status"), [(b"GET", 200), (b"OPTIONS", 204)])
+def test_a_target_with_a_host_and_no_path_is_the_root(url: str, method: bytes, status: int) -> None:
+    request = lines(b"Host: a", b"Connection: close", line=method + b" http://b HTTP/1.1")
+
+    assert statuses(exchange(url, request)) == [status]
+
+
+@pytest.mark.requirement("SR-02")
+def test_a_trailer_that_closes_the_connection_does(url: str) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nConnection: close\r\n\r\n"
+    answers = exchange(url, request)
+
+    assert statuses(answers) == [200]
+    assert b"connection: close\r\n" in answers
 
 
 @pytest.mark.requirement("FR-21")

@@ -32,6 +32,7 @@ class Transport:
     def __init__(self) -> None:
         self.written = b""
         self.ended = ""
+        self.is_reading = True
 
     def is_closing(self) -> bool:
         return bool(self.ended)
@@ -61,9 +62,10 @@ class Transport:
         return 0
 
     def pause_reading(self) -> None:
-        pass
+        self.is_reading = False
 
-    resume_reading = pause_reading
+    def resume_reading(self) -> None:
+        self.is_reading = True
 
     @property
     def statuses(self) -> list[int]:
@@ -74,8 +76,10 @@ async def connection(sent: list[bytes]) -> tuple[Protocol, Transport]:
     """A connection on which this was received."""
     due = asyncio.Semaphore(0)
 
-    async def application(_scope: Any, _receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+    async def application(_scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        body = asyncio.ensure_future(receive())
         await due.acquire()
+        body.cancel()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body"})
 
@@ -124,6 +128,30 @@ def test_a_connection_is_in_one_phase(sent: list[bytes], phase: Phase) -> None:
         made, _ = await connection(sent)
 
         assert made.phase is phase
+
+        made.connection_lost(None)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_reading"),
+    [
+        pytest.param([POST], True, id="half"),
+        pytest.param([POST + b"xx"], True, id="one"),
+        pytest.param([POST + b"xx", POST], False, id="a-head-behind-it"),
+        pytest.param([POST + b"xx" + POST + b"xx"], False, id="another-behind-it"),
+        pytest.param([(POST + b"xx") * 9, ANSWER, ANSWER], False, id="seven-behind-two"),
+        pytest.param([(POST + b"xx") * 2, ANSWER], True, id="the-last"),
+    ],
+)
+def test_nothing_more_is_read_while_a_request_waits_although_a_body_is_asked_for(
+    sent: list[bytes], is_reading: bool
+) -> None:
+    async def main() -> None:
+        made, transport = await connection(sent)
+
+        assert transport.is_reading is is_reading
 
         made.connection_lost(None)
 

@@ -15,6 +15,7 @@ MEMBERS = {
     "uvicorn.config": "STARTUP_FAILURE",
     "uvicorn.config:Config": "configure_logging workers",
     "uvicorn.lifespan.on:LifespanOn": "shutdown state",
+    "uvicorn.protocols.http.flow_control": "FlowControl",
     "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading read_paused resume_reading write_paused",
     "uvicorn.protocols.http.httptools_impl": "HttpToolsProtocol RequestResponseCycle STATUS_LINE",
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (
