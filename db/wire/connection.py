@@ -97,7 +97,7 @@ class Exchange:
     def expire(self) -> None:
         """Ends it although the answer is not complete."""
         if not self.answered.done():
-            # Even after an error of the server: whether all is over, nobody has said.
+            # This also replaces an error of the server: without the end of the answer, nobody knows what was committed.
             self.error = TimeoutError()
             self.answered.set_result(None)
 

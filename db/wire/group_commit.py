@@ -76,8 +76,15 @@ class GroupCommit:
         take_idle: Callable[[], Connection | None],
         acquire: Callable[[], Awaitable[Connection]],
         run: Callable[[Connection, Sequence[Call]], Awaitable[list[Outcome]]],
+        count: Callable[[bytes], None],
+        uncount: Callable[[bytes], None],
     ) -> None:
-        """`take_idle` gets a connection if one is idle, `acquire` waits for one, `run` uses it and gives it back."""
+        """`take_idle` gets a connection if one is idle, `acquire` waits for one, `run` uses it and gives it back.
+
+        `count` counts a connection for a user, whose writes in one transaction have one; `uncount` counts it no more.
+        """
+        self._count = count
+        self._uncount = uncount
         self._take_idle = take_idle
         self._acquire = acquire
         self._run = run
@@ -126,7 +133,10 @@ class GroupCommit:
         """
         loop = asyncio.get_running_loop()
         write = Write(call, give_up_at, loop.create_future())
-        self._gathered.setdefault(call[0], []).append(write)
+        if call[0] not in self._gathered:
+            self._gathered[call[0]] = []
+            self._count(call[0])
+        self._gathered[call[0]].append(write)
         self.waiting += 1
         if self._expiries is not None:
             self._expiries.append(self._expire_in_time(write))
@@ -156,6 +166,7 @@ class GroupCommit:
             self.waiting -= 1
             if not own:
                 del self._gathered[write.call[0]]
+                self._uncount(write.call[0])
 
     def _expire_in_time(self, write: Write) -> asyncio.TimerHandle:
         seconds = write.give_up_at - time.monotonic()
@@ -180,21 +191,21 @@ class GroupCommit:
         transaction.add_done_callback(self._transactions.discard)
 
     async def _run_gathered(self) -> None:
-        writes: list[Write] | None = None
+        taken: tuple[list[bytes], list[Write]] | None = None
         outcomes: Sequence[list[Row] | BaseException]
         try:
             connection = self._take_idle()
             if connection is None:
                 self._expiries = [self._expire_in_time(write) for own in self._gathered.values() for write in own]
                 connection = await self._acquire()
-            writes = self._take()
+            taken = users, writes = self._take()
             began_at = time.monotonic()
             outcomes = await self._run(connection, [write.call for write in writes])
             if len(writes) > 1:
                 # If one failed, none has rows.
                 self._learn(time.monotonic() - began_at > SLOW_SECONDS or not isinstance(outcomes[0], list))
         except BaseException as error:  # noqa: BLE001 - nobody may be left waiting
-            writes = self._take() if writes is None else writes
+            users, writes = taken or self._take()
             outcomes = [error] * len(writes)
         for write, outcome in zip(writes, outcomes, strict=True):
             if write.answer.done():
@@ -203,6 +214,8 @@ class GroupCommit:
                 write.answer.set_exception(outcome)
             else:
                 write.answer.set_result(outcome)
+        for user in users:
+            self._uncount(user)
         self._in_flight -= 1
         self._begin_early()
 
@@ -212,12 +225,12 @@ class GroupCommit:
         if is_unhealthy and self._unhealthy > UNHEALTHY:
             self._paused_until = time.monotonic() + UNSHARED_SECONDS
 
-    def _take(self) -> list[Write]:
-        """Takes the gathered writes, each in its place, without those whose callers have left."""
+    def _take(self) -> tuple[list[bytes], list[Write]]:
+        """Takes the gathered writes, each in its place, without those whose callers have left, and their users."""
         self._is_acquiring = False
         for expiry in self._expiries or ():
             expiry.cancel()
         self._expiries = None
         gathered, self._gathered, self.waiting = self._gathered, {}, 0
         taken = [write for own in gathered.values() for write in own if not write.answer.done()]
-        return sorted(taken, key=lambda write: write.place)
+        return list(gathered), sorted(taken, key=lambda write: write.place)

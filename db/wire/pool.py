@@ -115,7 +115,7 @@ class Pool:
         self._connecting: set[asyncio.Task[Connection]] = set()
         self._failed_to_connect = False
         self._queue = FairQueue(max(1, size // 2), self._release)
-        self._writes = GroupCommit(self._take_idle, self._acquire_shared, self._run_on)
+        self._writes = GroupCommit(self._take_idle, self._acquire_shared, self._run_on, self._queue.take, self._uncount)
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -236,17 +236,13 @@ class Pool:
         user = call[0]
         if may_be_refused and not self._idle:
             self._make_room(user)
-        # The first of a user's writes that share a transaction counts for all of them: they have one connection.
-        counts = not self._writes.gathers(user)
-        if counts:
-            self._queue.take(user)
-        try:
-            return await self._writes.run(call, give_up_at)
-        finally:
-            if counts:
-                self._queue.give_back(user)
-            self._serve_idle()
-            self._grow_if_due()
+        return await self._writes.run(call, give_up_at)
+
+    def _uncount(self, user: bytes) -> None:
+        """Counts the connection of a user's shared writes no more."""
+        self._queue.give_back(user)
+        self._serve_idle()
+        self._grow_if_due()
 
     async def _run_on(self, connection: Connection, calls: Sequence[Call], user: bytes = NOBODY) -> list[Outcome]:
         """Runs the calls in one transaction, then gives the connection of `user` back, or closes it."""

@@ -27,6 +27,7 @@ from support.proxy import Proxy
 
 pytestmark = pytest.mark.requirement("SR-14")
 
+CHANGE = Statement(b"change", b"select pg_current_xact_id()", ("task_id",), one_task=True)
 WRITE = Statement(b"write", b"select pg_current_xact_id()", ())
 FAIL = Statement(b"fail", b"select 1 / $1::integer", ("divisor",))
 NOTHING = Statement(b"nothing", b"do 'begin end'", ())
@@ -248,6 +249,13 @@ class FakePool:
         self.may_connect.set()
         self.outcome: list[object] | RolledBack = []
         self.sizes: list[int] = []
+        self.counted: Counter[bytes] = Counter()
+
+    def count(self, user: bytes) -> None:
+        self.counted[user] += 1
+
+    def uncount(self, user: bytes) -> None:
+        self.counted[user] -= 1
 
     def take_idle(self) -> Connection | None:
         return cast("Connection", self) if self.may_connect.is_set() else None
@@ -266,7 +274,7 @@ def test_there_is_a_pause_while_many_shared_transactions_fail(monkeypatch: pytes
 
     async def main() -> None:
         pool = FakePool()
-        writes = GroupCommit(pool.take_idle, pool.acquire, pool.run)
+        writes = GroupCommit(pool.take_idle, pool.acquire, pool.run, pool.count, pool.uncount)
 
         async def write_all() -> None:
             calls = [(name, WRITE, ()) for name in (b"a", b"b")]
@@ -299,7 +307,7 @@ def test_each_gathered_write_gives_up_at_its_own_time() -> None:
     async def main() -> None:
         pool = FakePool()
         pool.may_connect.clear()
-        writes = GroupCommit(pool.take_idle, pool.acquire, pool.run)
+        writes = GroupCommit(pool.take_idle, pool.acquire, pool.run, pool.count, pool.uncount)
         began_at = time.monotonic()
         ended: dict[bytes, float] = {}
 
@@ -333,7 +341,7 @@ def test_the_next_write_is_run_after_all_that_were_gathered_have_left() -> None:
     async def main() -> None:
         pool = FakePool()
         pool.may_connect.clear()
-        writes = GroupCommit(pool.take_idle, pool.acquire, pool.run)
+        writes = GroupCommit(pool.take_idle, pool.acquire, pool.run, pool.count, pool.uncount)
         for _ in range(3):
             with pytest.raises(NoConnection):
                 await writes.run((b"a", WRITE, ()), time.monotonic() + 0.02)
@@ -355,7 +363,7 @@ def test_the_next_write_is_run_after_all_that_were_gathered_have_left() -> None:
 
 def test_however_many_users_are_kept_out_the_memory_is_bounded() -> None:
     pool = FakePool()
-    writes = GroupCommit(pool.take_idle, pool.acquire, pool.run)
+    writes = GroupCommit(pool.take_idle, pool.acquire, pool.run, pool.count, pool.uncount)
     for number in range(KEPT_OUT_LIMIT + 5):
         writes.keep_out(b"%d" % number)
     writes.keep_out(b"5")
@@ -368,3 +376,28 @@ def test_however_many_users_are_kept_out_the_memory_is_bounded() -> None:
         False,
     ]
     assert SHARED_LIMIT > 1
+
+
+@pytest.mark.requirement("SR-14")
+def test_a_users_connection_is_counted_once_until_the_last_of_the_writes_that_share_it_is_done() -> None:
+    async def main() -> None:
+        pool = FakePool()
+        pool.may_connect.clear()
+        writes = GroupCommit(pool.take_idle, pool.acquire, pool.run, pool.count, pool.uncount)
+        give_up_at = time.monotonic() + 10
+        first, second, other = (
+            asyncio.create_task(writes.run((name, CHANGE, (b"task",)), give_up_at)) for name in (b"a", b"a", b"b")
+        )
+        await asyncio.sleep(0)
+        assert pool.counted == {b"a": 1, b"b": 1}
+
+        first.cancel()
+        other.cancel()
+        await asyncio.wait([first, other])
+        assert pool.counted == {b"a": 1, b"b": 0}
+
+        pool.may_connect.set()
+        assert await second == []
+        assert pool.counted == {b"a": 0, b"b": 0}
+
+    run(main)
