@@ -1,12 +1,12 @@
 """The SQL of each operation, built with SQLAlchemy from the models and compiled once, at import.
 
-PostgreSQL writes the JSON of a task: the columns of `TASK_MEMBERS`, in this order, and no others. It writes times in
-the session's time zone, which the claims set to UTC.
+PostgreSQL writes the JSON of a page's tasks: the columns of `TASK_MEMBERS`, in this order, and no others. It writes
+times in the session's time zone, which the claims set to UTC. Whoever reads or writes one task gets `TASK_COLUMNS`.
 
 Every statement filters by the user's id. Row-level security does the same once more, so a statement that forgot its
 filter would show no other user's tasks.
 
-Writes have the form `with changed as (update ... returning ...) select ...`, because Citus runs it too.
+One task is found or written by the plainest statement there is: Citus sends it on to one shard, as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from sqlalchemy import (
@@ -28,6 +28,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Select,
+    Table,
     Text,
     Uuid,
     and_,
@@ -35,18 +36,20 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    extract,
     func,
     literal_column,
     or_,
     select,
     text,
-    true,
     update,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import TIMESTAMP, Insert
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.sql import ClauseElement, ColumnElement
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.selectable import HasCTE
 
 from db.models import Task, User
 
@@ -95,7 +98,7 @@ class Statement:
         # gives each text a name of its own.
         unique = f"{name}_{sha256(sql.encode()).hexdigest()[:12]}"
         # Whoever records a user locks their row too, and an idempotency key may lead to another task.
-        one_task = "task_id" in order and not {"email", "idempotency_key"} & set(order)
+        one_task = writes and "task_id" in order and not {"email", "idempotency_key"} & set(order)
         return cls(unique.encode(), sql.encode(), tuple(dict.fromkeys(order)), writes, one_task)
 
     def values(self, named: Mapping[str, bytes | None]) -> list[bytes | None]:
@@ -117,6 +120,8 @@ LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 IDEMPOTENCY_KEY: BindParameter[str] = bindparam("idempotency_key", type_=Text)
 IDEMPOTENCY_FINGERPRINT: BindParameter[bytes] = bindparam("idempotency_fingerprint", type_=LargeBinary)
 
+TASKS = cast("Table", Task.__table__)
+
 OWN_TASK = and_(Task.user_id == USER_ID, Task.id == TASK_ID)
 UNCHANGED = or_(VERSIONS.is_(None), Task.version == func.any(VERSIONS))
 """Whether the task has one of the versions that `If-Match` names. Null stands for a request without `If-Match`."""
@@ -129,22 +134,22 @@ TIME_FORMAT = literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""", Text)
 MEMBERS = tuple(getattr(Task, name) for name in TASK_MEMBERS)
 
 
+def _as_text(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Times as seconds since 1970: how PostgreSQL writes others, the session decides."""
+    if not isinstance(column.type, TIMESTAMP):
+        return column
+    # Of a time without zone, since Citus wants functions that are immutable.
+    return extract("epoch", func.timezone(literal_column("'UTC'"), column, type_=TIMESTAMP())).label(column.key)
+
+
+TASK_COLUMNS = (*map(_as_text, MEMBERS), Task.version)
+"""What is read of one task: see `db.task_json.task_json`."""
+
+
 def _as_json(column: ColumnElement[Any]) -> ColumnElement[Any]:
     if not isinstance(column.type, TIMESTAMP):
         return column
     return func.to_char(column, TIME_FORMAT).label(column.key)
-
-
-def _one(rows: CTE) -> Select[Any]:
-    """The JSON and the version of the task that a CTE found or wrote."""
-    # The version is not a member of the JSON. So the members are put into a row of their own, without a second search.
-    task = select(*(_as_json(rows.c[name]) for name in TASK_MEMBERS)).correlate(rows).lateral("task")
-    return select(func.row_to_json(task.table_valued()), rows.c.version).join_from(rows, task, true())
-
-
-def _get() -> Select[Any]:
-    rows = select(*MEMBERS, Task.version).where(OWN_TASK).cte("found")
-    return _one(rows)
 
 
 def _list(*, completed: bool, cursor: bool) -> Select[Any]:
@@ -195,15 +200,15 @@ KEY: dict[str, BindParameter[Any]] = {
 def _insert(values: Mapping[str, BindParameter[Any]], conditions: Sequence[ColumnElement[bool]]) -> Insert:
     """Inserts a task, if the conditions hold. Without any, Citus sends it to one shard as it is."""
     if not conditions:
-        return upsert(Task).values(values)
-    return upsert(Task).from_select(list(values), select(*values.values()).where(*conditions))
+        return upsert(TASKS).values(values)
+    return upsert(TASKS).from_select(list(values), select(*values.values()).where(*conditions))
 
 
-def _create(*conditions: ColumnElement[bool]) -> Select[Any]:
-    return _one(_insert(NEW_TASK, conditions).returning(*MEMBERS, Task.version).cte("changed"))
+def _create(*conditions: ColumnElement[bool]) -> ReturningInsert[Any]:
+    return _insert(NEW_TASK, conditions).returning(*TASK_COLUMNS)
 
 
-def _create_once(*conditions: ColumnElement[bool]) -> Select[Any]:
+def _create_once(*conditions: ColumnElement[bool]) -> ReturningInsert[Any]:
     task = _insert(NEW_TASK | KEY, conditions)
     # If the key exists, the update changes nothing and returns the row. A select in its place would not see a row that
     # another transaction has just committed. The trigger does not fire for it. If the key was used with another title
@@ -214,21 +219,14 @@ def _create_once(*conditions: ColumnElement[bool]) -> Select[Any]:
         set_={"idempotency_key": task.excluded.idempotency_key},
         where=Task.idempotency_fingerprint == task.excluded.idempotency_fingerprint,
     )
-    rows = task.returning(*MEMBERS, Task.version).cte("changed")
-    return _one(rows).add_columns(rows.c.id)
+    return task.returning(*TASK_COLUMNS)
 
 
-def _update(**values: Any) -> Select[Any]:
-    rows = update(Task).where(OWN_TASK, UNCHANGED).values(**values).returning(*MEMBERS, Task.version).cte("changed")
-    return _one(rows)
+def _update(**values: Any) -> ReturningUpdate[Any]:
+    return update(TASKS).where(OWN_TASK, UNCHANGED).values(**values).returning(*TASK_COLUMNS)
 
 
-def _delete() -> Select[Any]:
-    rows = delete(Task).where(OWN_TASK, UNCHANGED).returning(Task.id).cte("changed")
-    return select(rows.c.id)
-
-
-def _write(name: str, clause: Select[Any], record: CTE) -> dict[bool, Statement]:
+def _write(name: str, clause: HasCTE, record: CTE) -> dict[bool, Statement]:
     """Two forms of a write: with True, it also records the token's email and name; with False, it does not.
 
     The second costs the server a seventh less, measured side by side.
@@ -315,7 +313,8 @@ CHECK_AT_ONCE_IN_DO = Statement.compile(
 )
 """The same for older servers, which want a transaction block around `SET CONSTRAINTS` unless a function runs it.
 
-They would warn each time, in the server's log too, and send the answer in two parts: 10 % of the CPU of a toggle.
+Plain `SET CONSTRAINTS` makes them warn each time, in the server's log too, and send the answer in two parts, which
+costs a toggle 10 % of its CPU.
 """
 
 BEGIN = Statement.compile("begin", text(f"begin isolation level {ISOLATION}"))
@@ -349,7 +348,7 @@ def local_setting(name: str, value: str) -> Statement:
     return Statement.compile(f"local_{name}", text(f"set local {name} = {value}"))
 
 
-GET = Statement.compile("get", _get())
+GET = Statement.compile("get", select(*TASK_COLUMNS).where(OWN_TASK))
 LIST = {
     (completed, cursor): Statement.compile(f"list_{completed:d}{cursor:d}", _list(completed=completed, cursor=cursor))
     for completed in (False, True)
@@ -376,7 +375,7 @@ UPDATE = _write(
     _record(),
 )
 TOGGLE = _write("toggle", _update(completed=~Task.completed), _record())
-DELETE = _write("delete", _delete(), _record())
+DELETE = _write("delete", delete(TASKS).where(OWN_TASK, UNCHANGED).returning(Task.id), _record())
 TASK_EXISTS = Statement.compile("task_exists", select(Task.version).where(OWN_TASK))
 USER_EXISTS = Statement.compile("user_exists", select(User.id).where(User.id == USER_ID))
 SCHEMA_VERSION = Statement.compile("schema_version", text("select version_num from alembic_version"))

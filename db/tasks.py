@@ -31,6 +31,7 @@ from db.statements import (
     Statement,
 )
 from db.task_ids import TaskIds
+from db.task_json import task_json
 from db.wire.connection import Row, Values
 
 KEEP: Final = object()
@@ -68,7 +69,7 @@ class User:
 
 
 class TaskRow(NamedTuple):
-    """A task: its JSON as PostgreSQL wrote it, and its version, of which the entity tag is made."""
+    """A task: its JSON, and its version, of which the entity tag is made."""
 
     json: bytes
     version: int
@@ -176,9 +177,9 @@ class Tasks:
             rows = await self._write(create, user, values)
         if not rows:
             raise IdempotencyKeyReused
-        task, version, *ids = rows[0]
-        # With a key, the statement also returns the id: it may be the one of an older task.
-        return (ids[0].decode() if ids and ids[0] else task_id), _task((task, version))
+        # With a key, it may be an older task.
+        task = rows[0]
+        return (task[0] or b"").decode(), _task(task)
 
     async def get(self, user: User, task_id: str) -> TaskRow:
         """Reads a task.
@@ -314,7 +315,7 @@ def _fingerprint(title: str, description: str | None) -> bytes:
 
 
 def _task(row: Row) -> TaskRow:
-    task, version = row
-    if task is None or version is None:
+    *columns, version = row
+    if version is None:
         raise TypeError("the statement returned null in place of a task")
-    return TaskRow(task, int(version))
+    return TaskRow(task_json(columns), int(version))
