@@ -342,8 +342,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
 
 
 def names_passed_over(variables: Mapping[str, str] = os.environ) -> list[str]:
-    """The names of ports whose values are addresses of the cluster's services, and no settings."""
-    return [name for name in ("PORT", "METRICS_PORT") if CLUSTER_ADDRESS.fullmatch(variables.get(name, ""))]
+    """`METRICS_PORT`, if its value is the address of the cluster's service `metrics`, and no setting."""
+    return [name for name in ("METRICS_PORT",) if CLUSTER_ADDRESS.fullmatch(variables.get(name, ""))]
 
 
 def issuer_tls(jwks_url: str) -> ssl.SSLContext:

@@ -14,8 +14,9 @@ class TaskIds:
     """Makes UUIDs of version 7 (RFC 9562). Each is greater than those that this object made before.
 
     The 12 bits below the millisecond continue it (section 6.2, method 3), so an id tells 244 nanoseconds apart, and
-    the ids of all processes of a machine sort as they were made. While the clock has gone back, or stands still, each
-    id is one tick later than the one before. 62 random bits keep ids of the same tick apart.
+    the ids of all processes of a machine sort as they were made, but for those of one tick. While the clock
+    has gone back, or stands still, each id is one tick later than the one before. 62 random bits keep ids of the same
+    tick apart.
     """
 
     def __init__(self, time_ns: Callable[[], int] = time.time_ns) -> None:

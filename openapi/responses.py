@@ -21,7 +21,7 @@ from openapi.schemas import compile_schema, describe_errors
 RawHeader = tuple[bytes, bytes]
 
 KNOWN_HEADERS = 100
-"""So many values of a response's headers are remembered: those with few values come up among the first."""
+"""So many values of a response's headers are remembered. Others are encoded each time."""
 
 COMPRESSED_BYTES = 14_600
 """The least size of a body that is compressed. A new connection sends this much without waiting (RFC 6928)."""

@@ -21,7 +21,7 @@ PIPE_WRITE_LIMIT_BYTES: Final = select.PIPE_BUF
 """A write of so many bytes to a pipe is not mixed with those of other workers (POSIX, write)."""
 
 FILE_WRITE_LIMIT_BYTES: Final = 65_536
-"""The same for a file or a device, which takes a write whole. Each write makes the event loop wait."""
+"""The same for a file or a device, which takes a write whole. Fewer are better: the event loop waits for each."""
 
 CLOSE_SECONDS: Final = 1.0
 """How long the end of the process waits for the last lines."""

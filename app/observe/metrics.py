@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from socketserver import BaseServer, ThreadingMixIn
@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from app.http.listeners import bound
+from app.http.listeners import CannotListen, bound
 from app.observe.logs import RequestLine, stream
 from app.settings import SettingsError
 
@@ -213,17 +213,22 @@ def metrics_server(host: str, port: int) -> Iterator[None]:
             folder = stack.enter_context(TemporaryDirectory(prefix="taskpact-metrics-", dir=in_memory))
             stack.callback(os.environ.pop, FOLDER, None)
             os.environ[FOLDER] = folder
-            servers = _servers(listeners, folder)
+            app = _metrics_app(folder)
         except OSError as error:
             needs = f"a folder with room that can be written, {MEMORY} or TMPDIR"
             raise SettingsError(f"METRICS_PORT needs {needs}: {error}") from None
+        slots = threading.BoundedSemaphore(SCRAPES_LIMIT)
+        try:
+            servers = [BoundedServer(listener, app, slots) for listener in listeners]
+        except OSError as error:
+            raise CannotListen(f"cannot listen on {host}, port {port}: {error.strerror}") from None
         for server in servers:
             threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
             stack.callback(server.shutdown)
         yield
 
 
-def _servers(listeners: list[socket.socket], folder: str) -> list[BoundedServer]:
+def _metrics_app(folder: str) -> Callable[..., Any]:
     from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415 - as above
     from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
 
@@ -231,5 +236,4 @@ def _servers(listeners: list[socket.socket], folder: str) -> list[BoundedServer]
     Metrics()
     registry = CollectorRegistry()
     MultiProcessCollector(registry, folder)
-    app, slots = make_wsgi_app(registry), threading.BoundedSemaphore(SCRAPES_LIMIT)
-    return [BoundedServer(listener, app, slots) for listener in listeners]
+    return make_wsgi_app(registry)

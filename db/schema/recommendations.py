@@ -72,13 +72,19 @@ def _check_indexes(connection: Connection) -> Check:
 
 
 def _check_grants(connection: Connection) -> Check:
-    """Nobody was granted to write to the tables but the role. Policies hide rows, but do not bind TRUNCATE."""
+    """Nobody but the role has a grant on a table, or on columns, that lets them change it.
+
+    Policies hide rows, but do not bind TRUNCATE, and `alembic_version` has none.
+    """
     granted = connection.execute(
         text(
             """
             select case grantee when 0 then 'PUBLIC' else grantee::regrole::text end as holder, oid::regclass::text,
-                string_agg(privilege_type, ', ' order by privilege_type), bool_or(privilege_type <> 'SELECT')
-            from pg_class, aclexplode(relacl)
+                string_agg(distinct privilege_type, ', ' order by privilege_type), bool_or(privilege_type <> 'SELECT')
+            from (
+                select oid, relowner, relacl from pg_class
+                union all select attrelid, relowner, attacl from pg_attribute join pg_class on pg_class.oid = attrelid
+            ) as granting, aclexplode(relacl)
             where oid in (to_regclass('users'), to_regclass('tasks'), to_regclass('alembic_version'))
             and grantee <> relowner and grantee::regrole::text <> :role group by 1, 2 order by 4 desc, 1, 2
             """

@@ -7,7 +7,8 @@ import codecs
 import copy
 import os
 import ssl
-from ipaddress import ip_address
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from typing import Annotated, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
@@ -103,7 +104,8 @@ def proxy_for(url: httpx.URL) -> Proxy | None:
     httpx would choose the same, but refuses some values of NO_PROXY that other programs take, such as `[::1]`.
     """
     # Some write IPv6 addresses with brackets, or a port.
-    if is_loopback(url.host) or proxy_bypass(url.host) or proxy_bypass(url.netloc.decode()):
+    is_excepted = proxy_bypass(url.host) or proxy_bypass(url.netloc.decode()) or _is_in_range(url.host)
+    if is_excepted or is_loopback(url.host):
         return None
     found = getproxies()
     for name in (f"{url.scheme}_proxy", "all_proxy"):
@@ -112,6 +114,19 @@ def proxy_for(url: httpx.URL) -> Proxy | None:
             variable = max([spelt for spelt in os.environ if spelt.lower() == name], default=name.upper())
             return Proxy(variable, proxy if "://" in proxy else f"http://{proxy}")
     return None
+
+
+def _is_in_range(host: str) -> bool:
+    """Whether `NO_PROXY` has a range of addresses, such as `10.0.0.0/8`, with this one: clusters set such."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    for entry in getproxies().get("no", "").split(","):
+        with suppress(ValueError):
+            if address in ip_network(entry.strip(), strict=False):
+                return True
+    return False
 
 
 def is_loopback(host: str) -> bool:

@@ -277,6 +277,11 @@ def test_default_privileges_give_nobody_rights_on_our_tables(cluster_url: str, *
         assert checked.exit_code == 0, checked.output
         assert f"others may read the tables: {stranger} SELECT on tasks" in checked.output
 
+        execute(url, "grant update (version_num) on alembic_version to {}", stranger)
+        checked = run(url, "check")
+        assert_refused(checked, f"{stranger} UPDATE on alembic_version")
+        execute(url, "revoke all on alembic_version from {}", stranger)
+
         execute(url, "grant insert, truncate on alembic_version to public")
         checked = run(url, "check")
         assert_refused(checked, "(PUBLIC INSERT, TRUNCATE on alembic_version, ")

@@ -244,7 +244,8 @@ async def test_this_machine_is_asked_without_a_proxy(
 ) -> None:
     for name in ("HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(key_set, "_url", issuer.url.replace("127.0.0.1", host))
 
     assert await found(key_set, "first")

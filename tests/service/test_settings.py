@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import httpx
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from app.settings import Settings, SettingsError, issuer_tls, names_passed_over, read_settings
+from handlers.auth.issuer import proxy_for
 from support.service import running_process
 
 URL = "postgresql://somebody:s3cr3t@db.example/tasks"
@@ -398,11 +400,11 @@ def test_tls_and_several_hosts_pass_through() -> None:
 @pytest.mark.requirement("NF-03")
 @pytest.mark.parametrize("value", ["tcp://10.0.0.1:80", "udp://10.0.0.1:53", "sctp://[fd00::1]:80"])
 def test_a_port_that_kubernetes_set_for_a_service_is_passed_over(value: str) -> None:
-    variables = {"JWT_SECRET": SECRET, "DATABASE_URL": "postgresql:///x", "PORT": value, "METRICS_PORT": value}
+    variables = {"JWT_SECRET": SECRET, "DATABASE_URL": "postgresql:///x", "METRICS_PORT": value}
     settings = read_settings(variables)
 
     assert (settings.port, settings.metrics_port) == (8000, None)
-    assert names_passed_over(variables) == ["PORT", "METRICS_PORT"]
+    assert names_passed_over(variables) == ["METRICS_PORT"]
 
 
 @pytest.mark.requirement("NF-03")
@@ -448,9 +450,6 @@ OF_NO_MATTER = {
     "another-schemes-proxy": {"HTTP_PROXY": "socks://127.0.0.1:1080"},
     "a-proxy-for-others": {"ALL_PROXY": "socks://127.0.0.1:1080", "NO_PROXY": ".example"},
     "a-proxy-for-nobody": {"ALL_PROXY": "socks://127.0.0.1:1080", "NO_PROXY": "*"},
-    "brackets": {"NO_PROXY": "localhost,[::1]"},
-    "a-range": {"NO_PROXY": "fd00::/8, 10.0.0.0/8"},
-    "not-urls": {"NO_PROXY": "http://[x, a b,,"},
     "nothing": {"HTTPS_PROXY": "", "NO_PROXY": "", "SSL_CERT_FILE": "", "SSL_CERT_DIR": "", "SSLKEYLOGFILE": ""},
 }
 
@@ -462,6 +461,27 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         if name.lower().endswith("_proxy") or name.startswith("SSL"):
             monkeypatch.delenv(name)
     return monkeypatch
+
+
+@pytest.mark.requirement("NF-03")
+@pytest.mark.parametrize(
+    ("excepted", "host", "is_asked_through_it"),
+    [
+        pytest.param("localhost,[fd00::1]", "[fd00::1]", False, id="brackets"),
+        pytest.param("fd00::/8, 10.0.0.0/8", "10.1.2.3", False, id="a-range"),
+        pytest.param("fd00::/8, 10.0.0.0/8", "[fd12::3]", False, id="an-ipv6-range"),
+        pytest.param("fd00::/8, 10.0.0.0/8", "11.1.2.3", True, id="not-in-the-range"),
+        pytest.param("10.0.0.0/8", "issuer.example", True, id="a-name"),
+        pytest.param("http://[x, a b,,", "issuer.example", True, id="not-urls"),
+    ],
+)
+def test_no_proxy_excepts_hosts_addresses_and_ranges(
+    environment: pytest.MonkeyPatch, excepted: str, host: str, is_asked_through_it: bool
+) -> None:
+    environment.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    environment.setenv("NO_PROXY", excepted)
+
+    assert (proxy_for(httpx.URL(f"https://{host}/jwks")) is not None) == is_asked_through_it
 
 
 @pytest.mark.requirement("NF-03", "SR-06")

@@ -56,7 +56,7 @@ func main() {
 	patch := *taskpact.NewTaskPatch()
 	patch.SetDescriptionNil()
 	patched, _, err := api.UpdateTask(ctx, user, task.Id).TaskPatch(patch).IfMatch(`"1"`).Execute()
-	check(err == nil && !patched.Description.IsSet() || patched.Description.Get() == nil, err)
+	check(err == nil && patched.Description.IsSet() && patched.Description.Get() == nil, err)
 	late := *taskpact.NewTaskReplace("Late")
 	_, response, err = api.ReplaceTask(ctx, user, task.Id).TaskReplace(late).IfMatch(`"1"`).Execute()
 	fails(response, err, 412, "precondition-failed")
