@@ -173,8 +173,6 @@ class Messages(HttpToolsProtocol):
             self.scope["method"] = self._sent_method.decode()
             self._sent_method = b""
         url = httptools.parse_url(self.url)
-        if b"#" in self.url:
-            raise HTTPException(400)
         raw_path = url.path or b"/"  # `http://host` has none (RFC 9112, section 3.2.2).
         path = raw_path.decode()
         self.scope |= {

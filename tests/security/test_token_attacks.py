@@ -197,7 +197,7 @@ def test_a_token_may_say_in_each_way_that_it_is_one(
 
 @pytest.mark.requirement("FR-03")
 @pytest.mark.parametrize(
-    "others", [{"exp": -4}, {"nbf": 4}, {"iat": 1}, {"iat": 4.5}, {"iat": 9e15}, {"iat": ...}], ids=str
+    "others", [{"exp": -2}, {"nbf": 4}, {"iat": 1}, {"iat": 4.5}, {"iat": 9e15}, {"iat": ...}], ids=str
 )
 @pytest.mark.parametrize("name", ["HS256", "EdDSA"])
 def test_clocks_may_differ_by_a_few_seconds_without_a_setting(

@@ -52,7 +52,6 @@ def lines(*fields: bytes, line: bytes = b"GET /healthz HTTP/1.1") -> bytes:
         pytest.param(
             lines(b"Host: x", b"Host: y", line=b"GET /healthz HTTP/1.0"), 400, "malformed-request", id="two-in-1.0"
         ),
-        pytest.param(lines(b"Host: x", line=b"GET /healthz#x HTTP/1.1"), 400, "malformed-request", id="fragment"),
         pytest.param(lines(line=b"GET /healthz"), 505, "http-version-not-supported", id="0.9"),
         pytest.param(lines(b"Host: x", line=b"GET /healthz HTTP/2.0"), 505, "http-version-not-supported", id="2.0"),
         pytest.param(lines(b"Host: x", line=b"GET /healthz HTTP/3.0"), 505, "http-version-not-supported", id="3.0"),
