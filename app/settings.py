@@ -342,8 +342,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
 
 
 def names_passed_over(variables: Mapping[str, str] = os.environ) -> list[str]:
-    """`METRICS_PORT`, if its value is the address of the cluster's service `metrics`, and no setting."""
-    return [name for name in ("METRICS_PORT",) if CLUSTER_ADDRESS.fullmatch(variables.get(name, ""))]
+    """`METRICS_PORT`, if its value is an address of the cluster's service `metrics`, and no port."""
+    return ["METRICS_PORT"] if CLUSTER_ADDRESS.fullmatch(variables.get("METRICS_PORT", "")) else []
 
 
 def issuer_tls(jwks_url: str) -> ssl.SSLContext:
